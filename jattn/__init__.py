@@ -1,0 +1,3 @@
+"""jattn: research on attention in JAX."""
+
+__version__ = "0.1.0"

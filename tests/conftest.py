@@ -1,0 +1,21 @@
+"""Every test runs on the CPU unless it asks for a GPU, and never relies on implicit rank promotion."""
+
+import os
+
+import jax
+import pytest
+
+
+def pytest_configure(config):
+    if "gpu" not in (config.option.markexpr or ""):
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+
+def pytest_collection_modifyitems(config, items):
+    if "gpu" not in (config.option.markexpr or ""):
+        needs_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU: run `pytest -m gpu` on a machine that has one")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(needs_gpu)

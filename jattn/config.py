@@ -28,7 +28,7 @@ class ModelConfig:
     activation: str = "gelu"  # gelu (exact) | gelu_tanh | relu | silu
     norm_position: str = "pre"  # pre (x + f(norm x)) | post (norm(x + f x))
     norm_epsilon: float = 1e-6
-    final_norm: bool = True  # norm before the output layer (pre-norm only)
+    final_norm: bool | None = None  # norm before the output layer; None = with pre-norm only
     embedding_norm: bool = False  # norm of the embeddings before positions are added
     use_bias: bool = True  # biases in projections and mlp
     positions: str = "learned"  # learned | learned_every_layer | sinusoidal | sinusoidal_neural | rotary | none

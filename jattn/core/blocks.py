@@ -1,0 +1,171 @@
+"""Blocks of queries and keys: how large they are, which of them matter, and how a block's logits are made."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattn.core.call import Call, pair_allowed, pair_kept, pair_scores
+from jattn.types import Array, Float, Int, PyTree, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The static part of a blocked call: lengths, and sizes of a block of queries and of keys."""
+
+    queries: int
+    keys: int
+    query_block: int
+    key_block: int
+
+    @property
+    def query_blocks(self) -> int:
+        """Blocks that cover the queries."""
+        return -(-self.queries // self.query_block)
+
+    @property
+    def key_blocks(self) -> int:
+        """Blocks that cover the keys."""
+        return -(-self.keys // self.key_block)
+
+    @property
+    def lags(self) -> int:
+        """Length of the table of biases: all lags of all blocks, padding included."""
+        return self.query_blocks * self.query_block + self.key_blocks * self.key_block - 1
+
+
+def grid(queries: int, keys: int, largest: int = 128) -> Grid:
+    """Blocks of at most `largest` tokens, of equal size so that little is padded."""
+
+    def size(tokens: int) -> int:
+        return -(-tokens // -(-tokens // largest)) if tokens else 1
+
+    return Grid(queries, keys, size(queries), size(keys))
+
+
+def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:
+    """Leaves filled up with `value` to `tokens` along their token axis."""
+
+    def pad(leaf: Array) -> Array:
+        missing = tokens - leaf.shape[3]
+        widths = [(0, missing if axis == 3 else 0) for axis in range(leaf.ndim)]
+        return jnp.pad(leaf, widths, constant_values=value) if missing else leaf
+
+    return jax.tree.map(pad, tree)
+
+
+def block(tree: PyTree, index: Array, size: int) -> PyTree:
+    """Block `index` of the leaves along their token axis."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=3), tree)
+
+
+def unblocked(x: Array, tokens: int) -> Array:
+    """Stacked blocks `n B K G t ...` as `B K G T ...`, padding cut off."""
+    x = jnp.moveaxis(x, 0, 3)
+    return x.reshape(*x.shape[:3], -1, *x.shape[5:])[:, :, :, :tokens]
+
+
+def lag_table(call: Call, g: Grid) -> Float[Array, "1 K|1 G|1 L"] | None:
+    """The bias of every lag that can occur, from `offset - (padded keys - 1)` upwards; None without a bias."""
+    if call.bias is None:
+        return None
+    first = call.offset - (g.key_blocks * g.key_block - 1)
+    values = call.bias(first + jnp.arange(g.lags))
+    _, key_heads, per_key = call.heads
+    return values.reshape(1, *((1, 1) if values.shape[0] == 1 else (key_heads, per_key)), g.lags)
+
+
+def table_start(g: Grid, i: Array, j: Array) -> Array:
+    """Where the t + s - 1 lags of block (i, j) begin in the table."""
+    return i * g.query_block + (g.key_blocks - 1 - j) * g.key_block
+
+
+def toeplitz(window: Float[Array, "*B l"], t: int, s: int) -> Float[Array, "*B t s"]:
+    """The block whose entry (i, j) is `window[i - j + s - 1]`.
+
+    Built from copies, not from a gather: rows of the periodically repeated window, read with a stride that is one
+    short of the period, shift by one lag each. Its transpose sums a block along its diagonals.
+    """
+    period = t + s
+    by_column = jnp.flip(window, -1)  # entry x: lag of column x - (t - 1) relative to row 0
+    ring = jnp.concatenate([by_column[..., t - 1 :], jnp.zeros_like(window[..., :1]), by_column[..., : t - 1]], -1)
+    rows = jnp.broadcast_to(ring[..., None, :], (*ring.shape[:-1], t, period))
+    rows = rows.reshape(*ring.shape[:-1], t * period)[..., : t * (period - 1)]
+    return rows.reshape(*ring.shape[:-1], t, period - 1)[..., :s]
+
+
+_FAR = 2**30
+
+
+def reach_of_any_head(call: Call) -> tuple[Array, Array]:
+    """The lags (lo, hi) that can matter to some head, as int32 scalars; unbounded ends are +-2**30."""
+    lo, hi = call.reach()
+    lo = -_FAR if lo is None else jnp.ceil(jnp.clip(jnp.min(jnp.asarray(lo)), -_FAR, _FAR))
+    hi = _FAR if hi is None else jnp.floor(jnp.clip(jnp.max(jnp.asarray(hi)), -_FAR, _FAR))
+    return jnp.asarray(lo, jnp.int32), jnp.asarray(hi, jnp.int32)
+
+
+def key_blocks_of(g: Grid, i: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+    """First and one past the last block of keys that queries of block i can attend to."""
+    first, last = offset + i * g.query_block, offset + jnp.minimum((i + 1) * g.query_block, g.queries) - 1
+    start = jnp.clip((first - reach[1]) // g.key_block, 0, g.key_blocks)
+    return start, jnp.clip((last - reach[0]) // g.key_block + 1, start, g.key_blocks)
+
+
+def query_blocks_of(g: Grid, j: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+    """First and one past the last block of queries that can attend to keys of block j."""
+    first, last = j * g.key_block - offset, jnp.minimum((j + 1) * g.key_block, g.keys) - 1 - offset
+    start = jnp.clip((first + reach[0]) // g.query_block, 0, g.query_blocks)
+    return start, jnp.clip((last + reach[1]) // g.query_block + 1, start, g.query_blocks)
+
+
+class View:
+    """A call cut into blocks: the tokens of a block, its scores, and what bias, mask and dropout do to them."""
+
+    def __init__(self, grid: Grid, call: Call, table: Array | None, offset: Array):
+        self.grid, self.call, self.table, self.offset = grid, call, table, offset
+        self._queries = padded(call.q, grid.query_blocks * grid.query_block)
+        self._keys = padded((call.k, call.v), grid.key_blocks * grid.key_block)
+
+    def queries(self, i: Array) -> Tokens:
+        """Block i of the queries."""
+        return block(self._queries, i, self.grid.query_block)
+
+    def keys(self, j: Array) -> tuple[Tokens, Float[Array, "B K s E"]]:
+        """Block j of the keys and of their values."""
+        k, v = block(self._keys, j, self.grid.key_block)
+        return k, v[:, :, 0]
+
+    def positions(self, i: Array, j: Array) -> tuple[Int[Array, " t"], Int[Array, " s"]]:
+        """Positions of the queries of block i and of the keys of block j."""
+        g = self.grid
+        q_pos = self.offset + i * g.query_block + jnp.arange(g.query_block)
+        return q_pos, j * g.key_block + jnp.arange(g.key_block)
+
+    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+        """Scores of the pairs of block (i, j)."""
+        return pair_scores(score, self.call.heads, q, k, *self.positions(i, j))
+
+    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+        """Scores plus bias, -inf where a pair may not attend."""
+        g = self.grid
+        if self.table is not None:
+            lags = g.query_block + g.key_block - 1
+            window = jax.lax.dynamic_slice_in_dim(self.table, table_start(g, i, j), lags, axis=3)
+            scores = scores + toeplitz(window, g.query_block, g.key_block)
+        if self.call.mask is not None:
+            allowed = pair_allowed(self.call.mask, self.call.heads, q, k, *self.positions(i, j))
+            scores = jnp.where(allowed, scores, -jnp.inf)
+        if g.keys % g.key_block:
+            real = j * g.key_block + jnp.arange(g.key_block) < g.keys
+            scores = jnp.where(real[None, None, None, None], scores, -jnp.inf)
+        return scores
+
+    def dropped(self, weights: Array, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+        """Weights after dropout."""
+        dropout, call = self.call.dropout, self.call
+        if dropout is None:
+            return weights
+        kept = pair_kept(dropout, call.heads, call.example, call.head, *self.positions(i, j))
+        return jnp.where(kept, weights / (1 - dropout.rate), 0.0)

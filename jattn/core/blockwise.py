@@ -1,0 +1,211 @@
+"""Attention by blocks on any platform: online softmax, O(T) memory, its own backward pass.
+
+Forward (Milakov & Gimelshein 2018; Rabe & Staats 2021) and backward (Dao et al. 2022, algorithm 4) visit only
+blocks within reach. The backward pass recomputes a block's scores under `jax.vjp`, so scores and biases bring no
+derivative of their own. Loop bounds are data: nothing recompiles when a learned reach shrinks.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jattn.core import blocks
+from jattn.core.blocks import Grid, View
+from jattn.core.call import Call
+from jattn.core.derivatives import forward_mode_only, reverse_mode_only
+from jattn.types import Array, Float, PyTree
+
+
+def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
+    """Attention without the (T, S) matrix."""
+    grid = blocks.grid(call.queries, call.keys)
+    table, learns_bias = blocks.lag_table(call, grid), any(map(is_smooth, jax.tree.leaves(call.bias)))
+    if learns_bias:
+        # As for the parameters of scores: one copy for each example and head before the custom derivative.
+        table = jnp.broadcast_to(table, (*call.heads, grid.lags))
+    bounds = jax.lax.stop_gradient((call.offset, blocks.reach_of_any_head(call)))
+    operands = dataclasses.replace(call, bias=None), table, bounds
+    leaves, structure = jax.tree.flatten(operands)
+    plan = Plan(grid, structure, tuple(map(is_smooth, leaves)), learns_bias)
+    smooth, rest = plan.divide(leaves)
+    out, lse = _attention(plan, [reverse_mode_only(leaf) for leaf in smooth], rest)
+    return call.ungroup(out), call.ungroup(lse)
+
+
+def is_smooth(leaf: Any) -> bool:
+    """True for leaves that have derivatives: a custom derivative must not see integers among them."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is static of a call: its blocks, and which leaves of its operands are smooth."""
+
+    grid: Grid
+    structure: Any
+    smooth: tuple[bool, ...]
+    learns_bias: bool
+
+    def divide(self, leaves: list) -> tuple[list, list]:
+        """The smooth leaves, and the others."""
+        pairs = list(zip(leaves, self.smooth, strict=True))
+        return [leaf for leaf, yes in pairs if yes], [leaf for leaf, yes in pairs if not yes]
+
+    def join(self, smooth: list, rest: list) -> tuple[Call, Array | None, tuple[Array, Any]]:
+        """The operands: a call without its bias, the table of biases, offset and reach."""
+        sources = {True: iter(smooth), False: iter(rest)}
+        return self.structure.unflatten([next(sources[yes]) for yes in self.smooth])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(plan: Plan, smooth: list, rest: list) -> tuple[Array, Array]:
+    return _forward(plan, smooth, rest)[0]
+
+
+def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array], Any]:
+    g = plan.grid
+    call, table, (offset, reach) = plan.join(smooth, rest)
+    view = View(g, call, table, offset)
+    precise = jnp.promote_types(jnp.result_type(*smooth), jnp.float32)
+
+    def query_block(i: Array) -> tuple[Array, Array]:
+        q = view.queries(i)
+
+        def key_block(j: Array, carry: tuple) -> tuple:
+            acc, largest, total = carry
+            k, v = view.keys(j)
+            logits = view.logits(view.scores(call.score, q, k, i, j), q, k, i, j)
+            new_largest = jnp.maximum(largest, logits.max(-1))
+            finite = jnp.where(new_largest == -jnp.inf, 0.0, new_largest)
+            weights = jnp.exp(logits - finite[..., None])
+            shrink = jnp.exp(largest - finite)
+            total = total * shrink + weights.sum(-1)
+            weights = view.dropped(weights, i, j).astype(v.dtype)
+            new = jnp.einsum("bkgts,bkse->bkgte", weights, v, preferred_element_type=precise)
+            return acc * shrink[..., None] + new, new_largest, total
+
+        rows = (*call.heads, g.query_block)
+        carry = (
+            jnp.zeros((*rows, call.v.shape[-1]), precise),
+            jnp.full(rows, -jnp.inf, precise),
+            jnp.zeros(rows, precise),
+        )
+        acc, largest, total = jax.lax.fori_loop(*blocks.key_blocks_of(g, i, offset, reach), key_block, carry)
+        some = jnp.where(total > 0, total, 1.0)
+        lse = jnp.where(total > 0, largest + jnp.log(some), -jnp.inf)
+        return (acc / some[..., None]).astype(call.v.dtype), lse
+
+    out, lse = jax.lax.map(query_block, jnp.arange(g.query_blocks))
+    # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
+    out = checkpoint_name(blocks.unblocked(out, g.queries), "attention_out")
+    lse = checkpoint_name(blocks.unblocked(lse, g.queries), "attention_lse")
+    return (out, lse), (smooth, rest, out, lse)
+
+
+def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tuple[list, None]:
+    g = plan.grid
+    smooth, rest, out, lse = residuals
+    call, table, (offset, reach) = plan.join(smooth, rest)
+    view = View(g, call, table, offset)
+    d_out, d_lse = cotangents
+    delta = jnp.einsum("bkgte,bkgte->bkgt", d_out, out, preferred_element_type=lse.dtype) - d_lse
+    tokens = g.query_blocks * g.query_block
+    # A row without keys has lse = -inf and a padded one has none: +inf makes the weights of both exp(-inf) = 0.
+    lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
+    rows = (*blocks.padded((d_out, delta), tokens), lse)
+
+    def key_block(carry: tuple, j: Array) -> tuple[tuple, tuple]:
+        k, v = view.keys(j)
+
+        def query_block(i: Array, carry: tuple) -> tuple:
+            d_q, d_k, d_v, d_score, d_table = carry
+            q, (d_out, delta, lse) = view.queries(i), blocks.block(rows, i, g.query_block)
+            scores, pull = _smooth_vjp(lambda score, q, k: view.scores(score, q, k, i, j), call.score, q, k)
+            weights = jnp.exp(view.logits(scores, q, k, i, j) - lse[..., None])
+            d_weights = jnp.einsum("bkgte,bkse->bkgts", d_out, v, preferred_element_type=lse.dtype)
+            d_scores = weights * (view.dropped(d_weights, i, j) - delta[..., None])
+            kept = view.dropped(weights, i, j).astype(v.dtype)
+            d_v = d_v + jnp.einsum("bkgts,bkgte->bkse", kept, d_out, preferred_element_type=lse.dtype)
+            new_score, new_q, new_k = pull(d_scores)
+            d_q = [_add_slice(total, new, i * g.query_block) for total, new in zip(d_q, new_q, strict=True)]
+            d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, new_k))
+            if plan.learns_bias:
+                d_table = _add_to_table(d_table, d_scores, g, i, j)
+            return d_q, d_k, d_v, d_score, d_table
+
+        d_q, d_score, d_table = carry
+        carry = d_q, _zeros(k), jnp.zeros(v.shape, lse.dtype), d_score, d_table
+        d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(
+            *blocks.query_blocks_of(g, j, offset, reach), query_block, carry
+        )
+        return (d_q, d_score, d_table), (d_k, d_v)
+
+    d_table = jnp.zeros_like(table) if plan.learns_bias else None
+    carry = _zeros(blocks.padded(call.q, tokens)), _zeros(call.score), d_table
+    (d_q, d_score, d_table), (d_k, d_v) = jax.lax.scan(key_block, carry, jnp.arange(g.key_blocks))
+    gradients = dataclasses.replace(
+        call,
+        q=_filled(call.q, [leaf[:, :, :, : g.queries] for leaf in d_q]),
+        k=_filled(call.k, [blocks.unblocked(leaf, g.keys) for leaf in d_k]),
+        v=blocks.unblocked(d_v[:, :, :, None], g.keys).astype(call.v.dtype),
+        score=_filled(call.score, d_score),
+        mask=jax.tree.map(jnp.zeros_like, call.mask),
+    )
+    if table is not None and not plan.learns_bias:
+        d_table = jnp.zeros_like(table)
+    found, _ = plan.divide(jax.tree.leaves((gradients, d_table, (offset, reach))))
+    return [forward_mode_only(leaf) for leaf in found], None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _smooth(tree: PyTree) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_smooth(leaf)]
+
+
+def _filled(tree: PyTree, gradients: list[Array]) -> PyTree:
+    """The tree with its smooth leaves replaced by their gradients."""
+    leaves, structure = jax.tree.flatten(tree)
+    new = iter(gradients)
+    return structure.unflatten([next(new).astype(leaf.dtype) if is_smooth(leaf) else leaf for leaf in leaves])
+
+
+def _zeros(tree: PyTree) -> list[Array]:
+    """Accumulators for the gradients of a tree's smooth leaves, in float32 or better."""
+    return [jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in _smooth(tree)]
+
+
+def _smooth_vjp(function: Callable, *trees: PyTree) -> tuple[Array, Callable]:
+    """`jax.vjp` with respect to the smooth leaves of the arguments; pulling back gives a list for each."""
+    parts = [jax.tree.flatten(tree) for tree in trees]
+
+    def of_smooth(*smooth: list) -> Array:
+        sources = [iter(leaves) for leaves in smooth]
+        return function(
+            *(
+                structure.unflatten([next(source) if is_smooth(leaf) else leaf for leaf in leaves])
+                for source, (leaves, structure) in zip(sources, parts, strict=True)
+            )
+        )
+
+    return jax.vjp(of_smooth, *map(_smooth, trees))
+
+
+def _add_slice(total: Array, new: Array, start: Array) -> Array:
+    """Adds `new` to the tokens of `total` from `start` on."""
+    old = jax.lax.dynamic_slice_in_dim(total, start, new.shape[3], axis=3)
+    return jax.lax.dynamic_update_slice_in_dim(total, old + new, start, axis=3)
+
+
+def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array, j: Array) -> Array:
+    """Adds a block's diagonal sums to the gradient of the table of biases."""
+    shape = (*d_scores.shape[:3], g.query_block + g.key_block - 1)
+    view = functools.partial(blocks.toeplitz, t=g.query_block, s=g.key_block)
+    (new,) = jax.linear_transpose(view, jax.ShapeDtypeStruct(shape, d_scores.dtype))(d_scores)
+    return _add_slice(d_table, new, blocks.table_start(g, i, j))

@@ -1,0 +1,52 @@
+"""Attention as the platform's libraries compute it: XLA's and cuDNN's, through `jax.nn.dot_product_attention`."""
+
+import jax
+import jax.numpy as jnp
+
+from jattn.core.biases import Causal, Sum, Window
+from jattn.core.call import Call
+from jattn.core.scores import features
+from jattn.types import Array, Float
+
+
+@jax.custom_vjp
+def _without_gradient(lse: Array, q: Array) -> Array:
+    return lse
+
+
+def _forward(lse, q):
+    return lse, None
+
+
+def _backward(_, cotangent):
+    raise TypeError('implementations "xla" and "cudnn" do not differentiate lse: use "blockwise" or "dense"')
+
+
+_without_gradient.defvjp(_forward, _backward)
+
+
+def terms(bias: object) -> list:
+    """The biases that add up to this one."""
+    if bias is None:
+        return []
+    return [part for term in bias.terms for part in terms(term)] if isinstance(bias, Sum) else [bias]
+
+
+def library(call: Call, implementation: str) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
+    """Plain dot-product attention, optionally causal or in a window."""
+    q = call.ungroup(features(call.q)).swapaxes(1, 2)
+    k, v = (x[:, :, 0].swapaxes(1, 2) for x in (features(call.k), call.v))
+    windows = [(term.left, term.right) for term in terms(call.bias) if isinstance(term, Window)]
+    sides = (min(left for left, _ in windows), min(right for _, right in windows)) if windows else None
+    out, lse = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=call.score.scale,
+        is_causal=any(isinstance(term, Causal) for term in terms(call.bias)),
+        local_window_size=sides,
+        implementation=implementation,
+        return_residual=True,
+    )
+    lse = jnp.astype(lse, jnp.promote_types(lse.dtype, jnp.float32)).swapaxes(1, 2)
+    return out.swapaxes(1, 2), _without_gradient(lse, q)

@@ -1,0 +1,104 @@
+"""What attention does, row by row, in one more forward pass by blocks and without gradients."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattn.core import blocks
+from jattn.core.attend import Request, divided
+from jattn.core.call import Call, group
+from jattn.core.scores import Dot
+from jattn.types import Array, Float, Int, Tokens
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """One number for every query; all zero for a query without keys.
+
+    energy: mean |score| over its allowed pairs (the energy of natural attention).
+    pairs: number of its allowed pairs.
+    entropy: of its weights, in nats.
+    distance: mean |t - s| under its weights, in tokens.
+    largest: its largest weight.
+    first: its weight on key 0.
+    """
+
+    energy: Float[Array, "B H T"]
+    pairs: Float[Array, "B H T"]
+    entropy: Float[Array, "B H T"]
+    distance: Float[Array, "B H T"]
+    largest: Float[Array, "B H T"]
+    first: Float[Array, "B H T"]
+
+
+def statistics(
+    q: Tokens,
+    k: Tokens,
+    lse: Float[Array, "B H T"],
+    *,
+    score: Any = Dot(),  # noqa: B008 (an immutable value)
+    bias: Any = None,
+    mask: Any = None,
+    offset: int | Int[Array, ""] = 0,
+) -> Statistics:
+    """Statistics of the weights that `attend` computed for the same arguments, given the lse that it returned.
+
+    Gradients are stopped. O(T) memory. Arguments as in `jattn.core.attend`, dropout left out.
+    """
+    q, k, lse, score, bias, mask = jax.lax.stop_gradient((q, k, lse, score, bias, mask))
+    key_heads = max(leaf.shape[1] for leaf in jax.tree.leaves(k))
+    no_values = jnp.zeros((lse.shape[0], key_heads, jax.tree.leaves(k)[0].shape[2], 0))
+    q = {"tokens": q, "lse": lse}
+    request = Request.of(q, k, no_values, score=score, bias=bias, mask=mask, offset=offset, dropout=None)
+    arguments = q, k, no_values, score, bias, mask, jnp.asarray(offset, jnp.int32), None
+    indices = jnp.arange(request.batch), jnp.arange(request.heads)
+    return divided(lambda *grouped: _by_blocks(group(*grouped)), request)(*arguments, *indices)
+
+
+def _by_blocks(call: Call) -> Statistics:
+    lse = call.q["lse"]
+    call = dataclasses.replace(call, q=call.q["tokens"])
+    grid = blocks.grid(call.queries, call.keys)
+    view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
+    reach = blocks.reach_of_any_head(call)
+    tokens = grid.query_blocks * grid.query_block
+    lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
+
+    def query_block(i: Array) -> tuple[Array, ...]:
+        q, lse_block = view.queries(i), blocks.block(lse, i, grid.query_block)
+
+        def key_block(j: Array, carry: tuple) -> tuple:
+            energy, pairs, surprise, distance, largest, first = carry
+            k, _ = view.keys(j)
+            scores = view.scores(call.score, q, k, i, j)
+            logits = view.logits(scores, q, k, i, j)
+            allowed = logits > -jnp.inf
+            log_weights = jnp.where(allowed, logits - lse_block[..., None], 0.0)
+            weights = jnp.where(allowed, jnp.exp(log_weights), 0.0)
+            q_pos, k_pos = view.positions(i, j)
+            lag = jnp.abs(q_pos[:, None] - k_pos[None, :])[None, None, None]
+            return (
+                energy + jnp.where(allowed, jnp.abs(scores), 0.0).sum(-1),
+                pairs + allowed.sum(-1),
+                surprise - (weights * log_weights).sum(-1),
+                distance + (weights * lag).sum(-1),
+                jnp.maximum(largest, weights.max(-1)),
+                first + jnp.where(j == 0, weights[..., 0], 0.0),
+            )
+
+        zero = jnp.zeros((*call.heads, grid.query_block), lse.dtype)
+        start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
+        energy, pairs, *others = jax.lax.fori_loop(start, stop, key_block, (zero,) * 6)
+        return (energy / jnp.maximum(pairs, 1), pairs, *others)
+
+    rows = jax.lax.map(query_block, jnp.arange(grid.query_blocks))
+    return Statistics(*(call.ungroup(blocks.unblocked(row, grid.queries)) for row in rows))
+
+
+def mean_energy(found: Statistics) -> Float[Array, ""]:
+    """Mean |score| over all allowed pairs of all queries, heads and examples."""
+    pairs = found.pairs.sum()
+    return (found.energy * found.pairs).sum() / jnp.maximum(pairs, 1.0)

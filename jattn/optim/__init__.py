@@ -1,0 +1,1 @@
+"""Optimizers and schedules, built from optax by the names in the config."""

@@ -1,0 +1,314 @@
+"""How a step is divided over devices: two strategies behind one interface.
+
+Both keep an ordinary `TrainState` (no leading axis of devices) in arrays that know their sharding, so nobody
+else has to know which strategy runs: a checkpoint of one can be restored by the other.
+"""
+
+import abc
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jattn.config import Config
+from jattn.data.dataset import Dataset
+from jattn.errors import UserError, unknown
+from jattn.optim.build import Optimizer
+from jattn.optim.parameters import path_name
+from jattn.training.state import TrainState
+from jattn.training.step import Batch, Metrics, init_key, make_eval_step, make_train_step
+from jattn.types import DATA_AXIS, MODEL_AXIS, PyTree
+
+LOGICAL_AXES: dict[str, str | None] = {
+    "vocab": MODEL_AXIS,
+    "heads": MODEL_AXIS,
+    "mlp": MODEL_AXIS,
+    "embed": None,
+    "head_dim": None,
+    "length": None,
+}
+"""Logical name of a parameter's axis -> the mesh axis it is divided over; None = every device holds all of it."""
+
+
+class Parallel(abc.ABC):
+    """The compiled steps of a run, and where their arrays lie.
+
+    Attributes:
+      mesh: the devices.
+      abstract_state: shapes, dtypes and shardings of the state: the target of a restore.
+    """
+
+    mesh: Mesh
+    abstract_state: TrainState
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        optimizer: Optimizer,
+        dataset: Dataset,
+        devices: Sequence[jax.Device],
+    ):
+        self._config, self._model, self._optimizer, self._dataset = config, model, optimizer, dataset
+        num_data, num_model = layout(config, len(devices))
+        self.mesh = self._make_mesh(num_data, num_model, list(devices)[: num_data * num_model])
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._divided = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+        with self._context():
+            params = jax.eval_shape(self._init_params)
+            state = jax.eval_shape(self._init_state)
+        shardings = state_shardings(params, state, self.mesh)
+        self.abstract_state = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
+        )
+        self._init = jax.jit(self._init_state, out_shardings=shardings)
+        self._train, self._eval = self._compile(shardings)
+
+    def init_state(self) -> TrainState:
+        """The state before the first step: a function of the seed. Each device makes its own part of it."""
+        with self._context():
+            return self._init()
+
+    def train_step(self, state: TrainState, batch: Mapping[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        """One step (see `make_train_step`). The state's buffers are donated: it cannot be used afterwards."""
+        with self._context():
+            return self._train(state, self.place(batch))
+
+    def eval_step(self, params: PyTree, batch: Mapping[str, np.ndarray]) -> Metrics:
+        """The metrics of one batch (see `make_eval_step`)."""
+        with self._context():
+            return self._eval(params, self.place(batch))
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """The batch on the devices, its examples divided over them. Every process passes the whole batch."""
+        return {
+            name: jax.make_array_from_callback(x.shape, self._divided, x.__getitem__)
+            for name, x in self._arranged(batch).items()
+        }
+
+    def lower_train_step(self, platform: str) -> jax.stages.Lowered:
+        """The training step lowered for "cpu", "cuda", "rocm" or "tpu"; such a device need not be present."""
+        batch = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._divided)
+            for name, x in self._arranged(self._example_batch()).items()
+        }
+        with self._context():
+            step = jax.jit(self._train, donate_argnums=0)
+            return step.trace(self.abstract_state, batch).lower(lowering_platforms=(platform,))
+
+    @abc.abstractmethod
+    def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh: ...
+
+    @abc.abstractmethod
+    def _context(self) -> AbstractContextManager:
+        """What steps are traced and called under."""
+
+    @abc.abstractmethod
+    def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The batch in the shape the compiled steps take."""
+
+    @abc.abstractmethod
+    def _compile(self, shardings: TrainState) -> tuple:
+        """The compiled train_step and eval_step."""
+
+    def _example_batch(self) -> Batch:
+        """A batch of the right shapes and dtypes (one example, repeated)."""
+        zero = np.zeros(1, np.int64)
+        example = self._dataset.examples("train", zero, zero) | {"example_id": zero.astype(np.int32)}
+        size = self._config.data.batch_size
+        return {name: np.broadcast_to(x, (size, *x.shape[1:])) for name, x in example.items()}
+
+    def _init_params(self) -> PyTree:
+        """Initial parameters, boxed with the logical names of their axes."""
+        batch = self._example_batch()
+        # The forward pass is traced for its shapes only: the compiler drops it.
+        inputs = self._dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
+        return self._model.init(init_key(self._config.seed), inputs)["params"]
+
+    def _init_state(self) -> TrainState:
+        params = nn.meta.unbox(self._init_params())
+        return TrainState.create(params, self._optimizer.tx, self._config.optim.ema_decay is not None)
+
+
+class JitParallel(Parallel):
+    """`jax.jit` over a mesh with axes data and model: the compiler divides one global program.
+
+    Any number of devices gives the same numbers, dropout included.
+    """
+
+    def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh:
+        axes = (DATA_AXIS, MODEL_AXIS)
+        # With jax's default, explicit axes, linen's Embed and divided Dense raise.
+        return jax.make_mesh((num_data, num_model), axes, (AxisType.Auto,) * 2, devices=devices)
+
+    def _context(self) -> AbstractContextManager:
+        return jax.set_mesh(self.mesh)  # so that the attention core sees it
+
+    def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return batch
+
+    def _compile(self, shardings: TrainState) -> tuple:
+        prepare = self._dataset.prepare
+        train = make_train_step(self._model, self._optimizer, self._config, prepare)
+        evaluate = make_eval_step(self._model, self._config, prepare)
+        # Unless pinned, replicated parameters may come back divided, and the second step compiles again.
+        return (
+            jax.jit(train, donate_argnums=0, out_shardings=(shardings, self._replicated)),
+            jax.jit(evaluate, out_shardings=self._replicated),
+        )
+
+
+class PmapParallel(Parallel):
+    """`jax.pmap` over the data axis: each device runs the program on its examples, sums go through psum.
+
+    Any number of devices gives the same numbers without dropout, whose keys are folded with the device.
+    """
+
+    def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh:
+        if num_model > 1:
+            raise UserError(
+                f"parallel.strategy=pmap cannot divide a model (parallel.model={num_model}): "
+                "use parallel.strategy=jit or parallel.model=1"
+            )
+        if jax.process_count() > 1:
+            raise UserError("parallel.strategy=pmap runs in one process: use parallel.strategy=jit")
+        return jax.make_mesh((num_data,), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
+
+    def _context(self) -> AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {name: x.reshape(self.mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
+
+    def _compile(self, shardings: TrainState) -> tuple:
+        prepare = self._dataset.prepare
+        train = make_train_step(self._model, self._optimizer, self._config, prepare, DATA_AXIS)
+        evaluate = make_eval_step(self._model, self._config, prepare, DATA_AXIS)
+        # Axis None: the state is one ordinary array on all devices, as it is under jit.
+        axes = {"in_axes": (None, 0), "out_axes": None, "devices": list(self.mesh.devices)}
+        return (
+            jax.pmap(train, DATA_AXIS, donate_argnums=0, **axes),
+            jax.pmap(evaluate, DATA_AXIS, **axes),
+        )
+
+
+STRATEGIES: dict[str, type[Parallel]] = {"jit": JitParallel, "pmap": PmapParallel}
+
+
+def build(
+    config: Config,
+    model: nn.Module,
+    optimizer: Optimizer,
+    dataset: Dataset,
+    devices: Sequence[jax.Device] | None = None,
+) -> Parallel:
+    """The compiled steps of a run, divided as `config.parallel` says.
+
+    Args:
+      config: of the run.
+      model: takes what `dataset.prepare` returns.
+      optimizer: of the run.
+      dataset: gives the shapes of the inputs, and `prepare`.
+      devices: to use; None = all there are.
+
+    Raises:
+      UserError: unknown strategy, more devices asked for than there are, a batch that does not divide over
+        devices and micro-batches, heads that do not divide over the model axis.
+    """
+    strategy = config.parallel.strategy
+    if strategy not in STRATEGIES:
+        raise unknown("parallel strategy", strategy, STRATEGIES)
+    return STRATEGIES[strategy](config, model, optimizer, dataset, jax.devices() if devices is None else devices)
+
+
+def layout(config: Config, num_devices: int) -> tuple[int, int]:
+    """Devices on the data and the model axis, after checking that batches and heads divide over them."""
+    data, model = config.parallel.data, config.parallel.model
+    for name, value in ("data", data), ("model", model):
+        if value is not None and value < 1:
+            raise UserError(f"parallel.{name}={value} must be at least 1")
+    if data is None:
+        if num_devices % model:
+            raise UserError(
+                f"parallel.model={model} does not divide the {num_devices} devices: "
+                "choose a divisor, or say with parallel.data how many more to use"
+            )
+        data = num_devices // model
+    if data * model > num_devices:
+        raise UserError(
+            f"parallel.data={data} times parallel.model={model} needs {data * model} devices "
+            f"and there are {num_devices}: lower one of them"
+        )
+    if config.model.num_heads % model:
+        raise UserError(
+            f"model.num_heads={config.model.num_heads} does not divide over parallel.model={model} devices: "
+            "change one of them"
+        )
+    micro = config.optim.accumulation_steps
+    _check_batch("data.batch_size", config.data.batch_size, data, micro)
+    if config.data.eval_batch_size is not None:
+        _check_batch("data.eval_batch_size", config.data.eval_batch_size, data, 1)
+    return data, model
+
+
+def _check_batch(name: str, size: int, devices: int, micro_batches: int) -> None:
+    parts = devices * micro_batches
+    if size < 1 or size % parts:
+        raise UserError(
+            f"{name}={size} does not divide over {devices} devices x {micro_batches} micro-batches "
+            f"(optim.accumulation_steps): use a multiple of {parts}"
+        )
+
+
+def state_shardings(params: PyTree, state: TrainState, mesh: Mesh) -> TrainState:
+    """The sharding of each array of a state.
+
+    Args:
+      params: shapes of the parameters, boxed with the logical names of their axes.
+      state: shapes of the state. What lies under a parameter's path in it and has its shape (its average,
+        the optimizer's moments) is divided as the parameter is; everything else is replicated.
+      mesh: to divide over.
+    """
+    is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
+    specs = {
+        path_name(path): (leaf.shape, partition_spec(names, leaf.shape, mesh))
+        for (path, leaf), names in zip(
+            jax.tree.leaves_with_path(nn.meta.unbox(params)),
+            [box.names if is_box(box) else () for box in jax.tree.leaves(params, is_leaf=is_box)],
+            strict=True,
+        )
+    }
+
+    def sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        keys = path_name(path).split("/")
+        for start in range(len(keys)):
+            shape, spec = specs.get("/".join(keys[start:]), (None, None))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree.map_with_path(sharding, state)
+
+
+def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """Mesh axes for the logical names of an array's axes, by `LOGICAL_AXES`.
+
+    An axis whose size the devices do not divide stays whole (a vocabulary of 257), and so does a second axis
+    that would be divided over the same devices.
+
+    Raises:
+      UserError: a name that `LOGICAL_AXES` does not have.
+    """
+    axes: list[str | None] = []
+    for name, size in zip(names, shape, strict=False):
+        if name is not None and name not in LOGICAL_AXES:
+            raise unknown("logical axis", name, LOGICAL_AXES)
+        axis = None if name is None else LOGICAL_AXES[name]
+        divides = axis in mesh.shape and axis not in axes and size % mesh.shape[axis] == 0
+        axes.append(axis if divides else None)
+    return PartitionSpec(*axes)

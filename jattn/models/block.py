@@ -1,0 +1,89 @@
+"""The block that every model repeats: attention, then an mlp, each in a residual branch."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.attention.mechanism import Mechanism
+from jattn.models.layers import Mlp, layer_norm
+from jattn.types import Array, Bool, DTypeLike, Float, Int
+
+NORM_POSITIONS = ("pre", "post")
+
+REMAT = {
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse"),
+}
+"""What `remat` keeps of a block for the backward pass; everything else is recomputed. "none" keeps all."""
+
+
+class Block(nn.Module):
+    """Pre-norm: x + f(norm x), twice. Post-norm: norm(x + f x), twice. f is attention, then the mlp.
+
+    Dropout acts on the output of each f. The mechanism's module is called `attention`.
+    """
+
+    mechanism: Mechanism
+    num_heads: int
+    mlp_dim: int
+    activation: str = "gelu"
+    norm_position: str = "pre"
+    norm_epsilon: float | int = 1e-6
+    use_bias: bool = True
+    causal: bool = False
+    dropout_rate: float | int = 0.0
+    attention_dropout_rate: float | int = 0.0
+    dtype: DTypeLike = jnp.float32
+    implementation: str | None = None
+    decode: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T C"],
+        mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B T C"]:
+        """mask: True = a real token, or segment ids; None = all are real."""
+        attention = self.attention_module(name="attention")
+        mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, name="mlp")
+        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        norm_attention, norm_mlp = norm(name="norm_attention"), norm(name="norm_mlp")
+        dropout = nn.Dropout(self.dropout_rate, deterministic=deterministic)
+
+        def attend(x: Array) -> Array:
+            return dropout(attention(x, mask, deterministic=deterministic))
+
+        def transform(x: Array) -> Array:
+            return dropout(mlp(x))
+
+        if self.norm_position == "pre":
+            x = x + attend(norm_attention(x))
+            return x + transform(norm_mlp(x))
+        x = norm_attention(x + attend(x))
+        return norm_mlp(x + transform(x))
+
+    @nn.nowrap
+    def attention_module(self, **linen: Any) -> nn.Module:
+        """The mechanism's module with this block's options; `linen` is its name or parent."""
+        return self.mechanism.module(
+            num_heads=self.num_heads,
+            causal=self.causal,
+            dropout_rate=self.attention_dropout_rate,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            implementation=self.implementation,
+            decode=self.decode,
+            **linen,
+        )
+
+
+def rematerialized(remat: str) -> type[nn.Module]:
+    """Block, recomputed in the backward pass as `remat` says: "none" or a key of REMAT."""
+    if remat == "none":
+        return Block
+    # Arguments counted with self: 3 is `deterministic`.
+    return nn.remat(Block, policy=REMAT[remat], static_argnums=(3,))

@@ -1,0 +1,82 @@
+"""One class for a whole sequence: the head that classifiers share, and the text classifier."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn.config import ModelConfig
+from jattn.models.checks import check_pooling
+from jattn.models.layers import TokenEmbedding, dense, output_layer
+from jattn.models.transformer import Transformer
+from jattn.types import Array, Bool, DTypeLike, Float, Int
+
+PADDING = 0
+"""The token that fills a text up to the batch's length."""
+
+
+def pool(x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, pooling: str) -> Float[Array, "B C"]:
+    """One vector a sequence: the first token's ("class_token"), or the mean over valid tokens ("mean").
+
+    A sequence without a valid token has mean zero. The mean is taken in float32.
+    """
+    if pooling == "class_token":
+        return x[:, 0]
+    valid = jnp.ones(x.shape[:2], bool) if mask is None else mask
+    valid = valid[:, :, None].astype(jnp.float32)
+    total = jnp.sum(x.astype(jnp.float32) * valid, axis=1)
+    return (total / jnp.maximum(jnp.sum(valid, axis=1), 1.0)).astype(x.dtype)
+
+
+class ClassifierHead(nn.Module):
+    """Features of a sequence to float32 logits: pool, optionally one ReLU layer, output layer."""
+
+    num_outputs: int
+    pooling: str = ModelConfig.pooling
+    hidden_dim: int | None = ModelConfig.head_hidden_dim
+    use_bias: bool = ModelConfig.use_bias
+    dtype: DTypeLike = ModelConfig.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None = None) -> Float[Array, "B N"]:
+        x = pool(x, mask, self.pooling)
+        if self.hidden_dim is not None:
+            options = {"use_bias": self.use_bias, "dtype": self.dtype}
+            x = jax.nn.relu(dense(self.hidden_dim, ("embed", "mlp"), name="hidden", **options)(x))
+        return output_layer(self.num_outputs, use_bias=self.use_bias, dtype=self.dtype)(x)
+
+
+class Classifier(Transformer, kw_only=True):
+    """Options of models that give one class a sequence."""
+
+    num_outputs: int
+    pooling: str = ModelConfig.pooling
+    head_hidden_dim: int | None = ModelConfig.head_hidden_dim
+
+    def __post_init__(self):
+        check_pooling(self.pooling)
+        super().__post_init__()
+
+    @nn.nowrap
+    def classify(
+        self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, deterministic: bool
+    ) -> Float[Array, "B N"]:
+        """Embeddings to logits. To be called inside a model's compact method."""
+        x = self.features(x, mask, deterministic, class_token=self.pooling == "class_token")
+        options = {"use_bias": self.use_bias, "dtype": self.dtype, "name": "head"}
+        return ClassifierHead(self.num_outputs, self.pooling, self.head_hidden_dim, **options)(x, mask)
+
+
+class TextClassifier(Classifier, kw_only=True):
+    """Bidirectional encoder of a text, pooled over its valid tokens. Token 0 is padding and changes nothing."""
+
+    kind: ClassVar[str] = "text"
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, inputs: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B N"]:
+        """Tokens to float32 logits. A text of padding alone gives what the head makes of no features."""
+        embedding = TokenEmbedding(self.vocab_size, self.width, self.dtype, name="token_embedding")
+        return self.classify(embedding(inputs), inputs != PADDING, deterministic)

@@ -1,0 +1,11 @@
+"""Attention mechanisms: one file each, one interface, `y = module(x, mask, context=..., deterministic=...)`."""
+
+from jattn.attention.base import FEATURES, Attention
+from jattn.attention.cost import Cost
+from jattn.attention.softmax import SoftmaxAttention
+
+__all__ = ["FEATURES", "MECHANISMS", "Attention", "Cost", "SoftmaxAttention"]
+
+MECHANISMS: dict[str, type[Attention]] = {
+    "softmax": SoftmaxAttention,
+}

@@ -1,0 +1,300 @@
+"""What all mechanisms share: fields, projections to heads and back, masks, decoding, and what they report.
+
+A mechanism's module subclasses `Attention`, adds its own fields, and computes, in one compact `__call__`,
+
+    inputs = self.begin(x, mask, context)              batch axes flattened, arguments checked
+    q = self.project("query", inputs.x, ...)           head-major, B H T D
+    inputs, (k, v) = self.remember(inputs, key=k, value=v)
+    out = self.attend(inputs, q, k, v, score=..., deterministic=deterministic)
+    return self.finish(inputs, out)
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.nn import initializers
+
+from jattn import core
+from jattn.attention import cache
+from jattn.errors import UserError
+from jattn.types import Array, Bool, DTypeLike, Float, Int, Tokens
+
+FEATURES = {
+    "bidirectional": "causal=False",
+    "causal": "causal=True",
+    "context": "cross-attention to a context",
+    "segments": "segment ids of packed sequences as mask",
+    "truncation": "outputs of real tokens that do not depend on how much padding follows them",
+    "decode": "token-by-token decoding with a cache",
+    "dropout": "dropout of attention weights",
+    "probabilities": "weights that are >= 0 and sum to 1 over the keys",
+    "energies": "scores of pairs, whose mean magnitude is sown",
+    "implementations": "a choice of implementation",
+}
+"""What a mechanism has unless its `lacks` says why not."""
+
+
+class Inputs(NamedTuple):
+    """The arguments of one call with the batch axes `batch` flattened into B.
+
+    context: what keys and values are made of: x itself, or the context of cross-attention.
+    query_mask, key_mask: True = a real token, or segment ids, of x and of the keys; None = all real.
+    offset: the position of x's first token.
+    fits: whether a decode cache had room for x.
+    """
+
+    x: Float[Array, "B T C"]
+    context: Float[Array, "B S X"]
+    query_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None
+    key_mask: Bool[Array, "B S"] | Int[Array, "B S"] | None
+    offset: Int[Array, ""] | int
+    fits: Bool[Array, ""] | bool
+    batch: tuple[int, ...]
+
+
+class Attention(nn.Module):
+    """The fields and the plumbing of a mechanism's module; `__call__` is the mechanism's own.
+
+    num_heads: H, query heads.
+    head_dim: D, features of a head; None = C / H.
+    causal: no output depends on a later token.
+    dropout_rate: share of attention weights dropped in training, with rng "dropout".
+    use_bias: projections have biases.
+    dtype: of the computation; None = promoted from input and parameters, which are float32.
+    implementation: of the attention core; None = the fastest that can.
+    decode: keep a cache (see `jattn.attention.cache`).
+    as_published: as the authors' released code, bugs included, where it differs from the paper.
+    """
+
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """Which of `FEATURES` the mechanism does not have, and why."""
+
+    num_heads: int
+    head_dim: int | None = None
+    causal: bool = False
+    dropout_rate: float | int = 0.0
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+    implementation: str | None = None
+    decode: bool = False
+    as_published: bool = False
+
+    def __post_init__(self):
+        self._require("causal" if self.causal else "bidirectional")
+        if self.decode:
+            self._require("decode")
+            if not self.causal:
+                raise UserError("decode=True needs causal=True: a token's output may not depend on later tokens")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise UserError(f"dropout_rate {self.dropout_rate} is no share: it must lie in [0, 1)")
+        if self.num_heads < 1:
+            raise UserError(f"num_heads is {self.num_heads}: there must be at least one head")
+        super().__post_init__()
+
+    def begin(self, x: Array, mask: Array | None, context: Array | None) -> Inputs:
+        """The call's inputs: checked, batch axes flattened.
+
+        Raises:
+          UserError: shapes or types do not fit together, or the mechanism lacks what the call asks for.
+        """
+        batch, length = x.shape[:-2], x.shape[-2]
+        keys = x if context is None else context
+        if keys.shape[:-2] != batch:
+            raise UserError(f"context has batch axes {keys.shape[:-2]}, x has {batch}: they must be the same")
+        if context is not None:
+            self._require("context")
+            if self.decode:
+                raise UserError("decode=True keeps a cache of self-attention: build cross-attention with decode=False")
+        if mask is not None:
+            if mask.shape != keys.shape[:-1]:
+                raise UserError(f"mask has shape {mask.shape}, it must be {keys.shape[:-1]}: one entry a key")
+            if mask.dtype != jnp.bool_:
+                if not jnp.issubdtype(mask.dtype, jnp.integer):
+                    raise UserError(f"mask is {mask.dtype}: it must be bool (True = real) or integer (segment ids)")
+                self._require("segments")
+                if context is not None:
+                    raise UserError("segment ids are those of self-attention: with a context, give a bool mask")
+            mask = mask.reshape(-1, mask.shape[-1])
+        return Inputs(
+            x=x.reshape(-1, length, x.shape[-1]),
+            context=keys.reshape(-1, *keys.shape[-2:]),
+            query_mask=mask if context is None else None,
+            key_mask=mask,
+            offset=cache.position(self),
+            fits=True,
+            batch=batch,
+        )
+
+    def head_size(self, width: int) -> int:
+        """D: the field, or the width divided by the heads.
+
+        Raises:
+          UserError: the heads do not divide the width.
+        """
+        if self.head_dim is not None:
+            return self.head_dim
+        if width % self.num_heads:
+            raise UserError(
+                f"num_heads {self.num_heads} does not divide the width {width}: "
+                f"choose from {', '.join(map(str, divisors(width)))}, or set head_dim"
+            )
+        return width // self.num_heads
+
+    def project(self, name: str, x: Float[Array, "B T C"], heads: int, head_dim: int) -> Float[Array, "B h T d"]:
+        """x under the projection of this name (its parameters' path), head-major."""
+        return ToHeads(heads, head_dim, self.use_bias, self.dtype, name=name)(x)
+
+    def remember(self, inputs: Inputs, **tokens: Array) -> tuple[Inputs, tuple[Array, ...]]:
+        """With `decode`, the arrays (B K T ...) and the mask of all tokens seen so far; without, those given."""
+        if not self.decode:
+            return inputs, tuple(tokens.values())
+        real = jnp.ones(inputs.x.shape[:2], jnp.int32) if inputs.key_mask is None else inputs.key_mask
+        cached, fits = cache.remember(self, tokens | {"mask": real.astype(jnp.int32)[:, None]})
+        segments = inputs.key_mask is not None and inputs.key_mask.dtype != jnp.bool_
+        seen = cached.pop("mask")[:, 0]
+        return inputs._replace(key_mask=seen if segments else seen != 0, fits=fits), tuple(cached.values())
+
+    def attend(
+        self,
+        inputs: Inputs,
+        q: Tokens,
+        k: Tokens,
+        v: Float[Array, "B K S E"],
+        *,
+        score: Any,
+        bias: Any = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B H T E"]:
+        """Softmax attention under the call's mask, causality and dropout; sows what is asked for (see `report`)."""
+        q_riders, k_riders, mask = _riders(inputs)
+        if mask is not None:
+            q, k = _with_riders(q, q_riders), _with_riders(k, k_riders)
+        if self.causal:
+            bias = core.Causal() if bias is None else core.Causal() + bias
+        terms = {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}
+        dropout = None
+        if self.dropout_rate and not deterministic:
+            seed = jax.random.bits(self.make_rng("dropout"), dtype=jnp.uint32)
+            dropout = core.Dropout(float(self.dropout_rate), seed)
+        out, lse = core.attend(q, k, v, **terms, dropout=dropout, implementation=self.implementation)
+        self.report(inputs, q, k, lse, terms)
+        return out
+
+    def report(self, inputs: Inputs, q: Tokens, k: Tokens, lse: Float[Array, "B H T"], terms: dict[str, Any]) -> None:
+        """Sows into those of these collections that are mutable, except at `init`:
+
+        "energies": `energy`, a scalar without gradient: the mean |score| over allowed pairs of real queries.
+        "intermediates": `statistics` (of each row, B H T) and `weights` (*B H T S, without dropout).
+        """
+        if self.is_initializing():
+            return
+        intermediates = self.is_mutable_collection("intermediates")
+        if not (intermediates or self.is_mutable_collection("energies")):
+            return
+        rows = core.statistics(q, k, lse, **terms)
+        pairs = rows.pairs
+        if inputs.query_mask is not None:
+            pairs = jnp.where((inputs.query_mask != 0)[:, None], pairs, 0.0)
+        self.sow("energies", "energy", jnp.sum(rows.energy * pairs) / jnp.maximum(jnp.sum(pairs), 1.0))
+        if intermediates:
+            self.sow("intermediates", "statistics", rows)
+            self.sow("intermediates", "weights", _weights(inputs, q, k, terms))
+
+    def finish(self, inputs: Inputs, out: Float[Array, "B H T E"]) -> Float[Array, "*B T C"]:
+        """Heads merged by the projection "out" to x's width, batch axes restored; NaN past the end of a cache."""
+        y = FromHeads(inputs.x.shape[-1], self.use_bias, self.dtype, name="out")(out)
+        if inputs.fits is not True:
+            y = jnp.where(inputs.fits, y, jnp.nan)
+        return y.reshape(*inputs.batch, *y.shape[1:])
+
+    def weights(
+        self, x: Float[Array, "*B T C"], mask: Array | None = None, *, context: Array | None = None
+    ) -> Float[Array, "*B H T S"]:
+        """The weights of an evaluation's call in float32, through the dense path: `module.apply(variables, x,
+        method="weights")`. Rows without a key are zero."""
+        variables = {name: value for name, value in self.variables.items() if name not in ("cache", "intermediates")}
+        reader = self.clone(parent=None, decode=False)
+        _, sown = reader.apply(variables, x, mask, context=context, mutable=["intermediates"])
+        return sown["intermediates"]["weights"][0]
+
+    def _require(self, feature: str) -> None:
+        if feature in self.lacks:
+            raise UserError(f"{type(self).__name__} has no {FEATURES[feature]}: {self.lacks[feature]}")
+
+
+class ToHeads(nn.Module):
+    """A linear map from C features to H heads of D: kernel (C, H, D), bias (H, D)."""
+
+    num_heads: int
+    head_dim: int
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B H T D"]:
+        """Head-major heads of x."""
+        names = ("embed", "heads", "head_dim")
+        init = initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+        shape = (x.shape[-1], self.num_heads, self.head_dim)
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, names), shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[1:]), shape[1:])
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum("btc,chd->bhtd", x, kernel)
+        return y if bias is None else y + bias[None, :, None]
+
+
+class FromHeads(nn.Module):
+    """A linear map from H heads of D to C features: kernel (H, D, C), bias (C)."""
+
+    width: int
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H T D"]) -> Float[Array, "B T C"]:
+        """The heads merged."""
+        names = ("heads", "head_dim", "embed")
+        init = initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        shape = (x.shape[1], x.shape[3], self.width)
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, names), shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[2:]), shape[2:])
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum("bhtd,hdc->btc", x, kernel)
+        return y if bias is None else y + bias[None, None]
+
+
+def divisors(number: int) -> list[int]:
+    """The numbers that divide it, ascending."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _riders(inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array], Any]:
+    """What rides along with queries and keys to express the call's mask, and the core's mask that reads it."""
+    if inputs.key_mask is None:
+        return {}, {}, None
+    key_mask = inputs.key_mask[:, None]
+    if key_mask.dtype == jnp.bool_:
+        return {}, {"valid": key_mask}, core.Padding()
+    # Padding has segment 0 too: without the second mask padded tokens would attend to each other.
+    queries = {"segment": inputs.query_mask[:, None]}
+    return queries, {"segment": key_mask, "valid": key_mask != 0}, core.Segments() & core.Padding()
+
+
+def _weights(inputs: Inputs, q: Tokens, k: Tokens, terms: dict[str, Any]) -> Float[Array, "*B H T S"]:
+    """The weights that `attend` gives the values: attention to one-hot values."""
+    keys, heads = max(leaf.shape[2] for leaf in jax.tree.leaves(k)), max(leaf.shape[1] for leaf in jax.tree.leaves(k))
+    one_hot = jnp.broadcast_to(jnp.eye(keys)[None, None], (inputs.x.shape[0], heads, keys, keys))
+    weights, _ = core.attend(q, k, one_hot, **terms, implementation="dense")
+    return weights.reshape(*inputs.batch, *weights.shape[1:])
+
+
+def _with_riders(tokens: Tokens, riders: dict[str, Array]) -> Tokens:
+    return (tokens if isinstance(tokens, Mapping) else {"features": tokens}) | riders

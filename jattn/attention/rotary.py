@@ -1,0 +1,34 @@
+"""Rotary position embedding (Su et al. 2021, "RoFormer", arXiv:2104.09864, section 3.4.2).
+
+Features i and i + D/2 are the two coordinates of a point in the plane, which is turned by position * base ** (-2i/D):
+
+    x'_i       = x_i cos(a_i) - x_{i+D/2} sin(a_i)          a_i = position * base ** (-2 i / D),   i < D/2
+    x'_{i+D/2} = x_i sin(a_i) + x_{i+D/2} cos(a_i)
+
+so that <q', k'> depends on positions through their difference alone. The paper pairs neighbours (2i, 2i + 1); the
+halves are its implementations' common permutation of features, which the projections before it absorb.
+"""
+
+import jax.numpy as jnp
+
+from jattn.errors import UserError
+from jattn.types import Array, Float, Int
+
+
+def rotate(
+    x: Float[Array, "B H T D"], offset: Int[Array, ""] | int = 0, base: float | int = 10000.0
+) -> Float[Array, "B H T D"]:
+    """Features turned by the angles of positions `offset`, `offset` + 1, ...; computed in float32, in x's dtype.
+
+    Raises:
+      UserError: D is odd.
+    """
+    length, head_dim = x.shape[2:]
+    if head_dim % 2:
+        raise UserError(f"rotary positions turn pairs of features, but head_dim is {head_dim}: choose an even one")
+    positions = (offset + jnp.arange(length)).astype(jnp.float32)
+    frequencies = float(base) ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = (positions[:, None] * frequencies[None, :])[None, None]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)

@@ -225,7 +225,7 @@ def explain(
 
 
 def divided(function: Callable, request: Request) -> Callable:
-    """The function of `group`'s arguments under `shard_map` over batch and heads, where a mesh with those axes is set."""
+    """A function of `group`'s arguments under `shard_map` over batch and heads, where such a mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     usable = {
         name: size

@@ -60,10 +60,9 @@ def block(tree: PyTree, index: Array, size: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=3), tree)
 
 
-def unblocked(x: Array, tokens: int) -> Array:
-    """Stacked blocks `n B K G t ...` as `B K G T ...`, padding cut off."""
-    x = jnp.moveaxis(x, 0, 3)
-    return x.reshape(*x.shape[:3], -1, *x.shape[5:])[:, :, :, :tokens]
+def written(tree: PyTree, new: PyTree, start: Array) -> PyTree:
+    """Leaves with their tokens from `start` on replaced by those of `new`."""
+    return jax.tree.map(lambda leaf, rows: jax.lax.dynamic_update_slice_in_dim(leaf, rows, start, axis=3), tree, new)
 
 
 def lag_table(call: Call, g: Grid) -> Float[Array, "1 K|1 G|1 L"] | None:

@@ -73,7 +73,7 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
     view = View(g, call, table, offset)
     precise = jnp.promote_types(jnp.result_type(*smooth), jnp.float32)
 
-    def query_block(i: Array) -> tuple[Array, Array]:
+    def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
         q = view.queries(i)
 
         def key_block(j: Array, carry: tuple) -> tuple:
@@ -89,21 +89,20 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
             new = jnp.einsum("bkgts,bkse->bkgte", weights, v, preferred_element_type=precise)
             return acc * shrink[..., None] + new, new_largest, total
 
-        rows = (*call.heads, g.query_block)
-        carry = (
-            jnp.zeros((*rows, call.v.shape[-1]), precise),
-            jnp.full(rows, -jnp.inf, precise),
-            jnp.zeros(rows, precise),
-        )
+        shape = (*call.heads, g.query_block)
+        zeros = jnp.zeros(shape, precise)
+        carry = jnp.zeros((*shape, call.v.shape[-1]), precise), zeros - jnp.inf, zeros
         acc, largest, total = jax.lax.fori_loop(*blocks.key_blocks_of(g, i, offset, reach), key_block, carry)
         some = jnp.where(total > 0, total, 1.0)
         lse = jnp.where(total > 0, largest + jnp.log(some), -jnp.inf)
-        return (acc / some[..., None]).astype(call.v.dtype), lse
+        return blocks.written(rows, ((acc / some[..., None]).astype(call.v.dtype), lse), i * g.query_block)
 
-    out, lse = jax.lax.map(query_block, jnp.arange(g.query_blocks))
+    # Rows are written where they belong while the loop runs: stacking and moving them would cost two copies.
+    shape = (*call.heads, g.query_blocks * g.query_block)
+    rows = jnp.zeros((*shape, call.v.shape[-1]), call.v.dtype), jnp.zeros(shape, precise)
+    out, lse = (row[:, :, :, : g.queries] for row in jax.lax.fori_loop(0, g.query_blocks, query_block, rows))
     # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
-    out = checkpoint_name(blocks.unblocked(out, g.queries), "attention_out")
-    lse = checkpoint_name(blocks.unblocked(lse, g.queries), "attention_lse")
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return (out, lse), (smooth, rest, out, lse)
 
 
@@ -119,7 +118,7 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
     rows = (*blocks.padded((d_out, delta), tokens), lse)
 
-    def key_block(carry: tuple, j: Array) -> tuple[tuple, tuple]:
+    def key_block(j: Array, carry: tuple) -> tuple:
         k, v = view.keys(j)
 
         def query_block(i: Array, carry: tuple) -> tuple:
@@ -132,27 +131,31 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
             kept = view.dropped(weights, i, j).astype(v.dtype)
             d_v = d_v + jnp.einsum("bkgts,bkgte->bkse", kept, d_out, preferred_element_type=lse.dtype)
             new_score, new_q, new_k = pull(d_scores)
-            d_q = [_add_slice(total, new, i * g.query_block) for total, new in zip(d_q, new_q, strict=True)]
+            d_q = jax.tree.map(functools.partial(_add_slice, start=i * g.query_block), d_q, new_q)
             d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, new_k))
             if plan.learns_bias:
                 d_table = _add_to_table(d_table, d_scores, g, i, j)
             return d_q, d_k, d_v, d_score, d_table
 
-        d_q, d_score, d_table = carry
+        (d_q, d_score, d_table), of_keys = carry
         carry = d_q, _zeros(k), jnp.zeros(v.shape, lse.dtype), d_score, d_table
         d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(
             *blocks.query_blocks_of(g, j, offset, reach), query_block, carry
         )
-        return (d_q, d_score, d_table), (d_k, d_v)
+        of_keys = blocks.written(of_keys, (d_k, d_v[:, :, None]), j * g.key_block)
+        return (d_q, d_score, d_table), of_keys
 
     d_table = jnp.zeros_like(table) if plan.learns_bias else None
-    carry = _zeros(blocks.padded(call.q, tokens)), _zeros(call.score), d_table
-    (d_q, d_score, d_table), (d_k, d_v) = jax.lax.scan(key_block, carry, jnp.arange(g.key_blocks))
+    keys = g.key_blocks * g.key_block
+    of_queries = _zeros(blocks.padded(call.q, tokens)), _zeros(call.score), d_table
+    of_keys = _zeros(blocks.padded(call.k, keys)), *_zeros(blocks.padded(call.v, keys))
+    carry = jax.lax.fori_loop(0, g.key_blocks, key_block, (of_queries, of_keys))
+    (d_q, d_score, d_table), (d_k, d_v) = carry
     gradients = dataclasses.replace(
         call,
         q=_filled(call.q, [leaf[:, :, :, : g.queries] for leaf in d_q]),
-        k=_filled(call.k, [blocks.unblocked(leaf, g.keys) for leaf in d_k]),
-        v=blocks.unblocked(d_v[:, :, :, None], g.keys).astype(call.v.dtype),
+        k=_filled(call.k, [leaf[:, :, :, : g.keys] for leaf in d_k]),
+        v=d_v[:, :, :, : g.keys].astype(call.v.dtype),
         score=_filled(call.score, d_score),
         mask=jax.tree.map(jnp.zeros_like, call.mask),
     )

@@ -67,7 +67,7 @@ def _by_blocks(call: Call) -> Statistics:
     tokens = grid.query_blocks * grid.query_block
     lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
 
-    def query_block(i: Array) -> tuple[Array, ...]:
+    def query_block(i: Array, rows: tuple[Array, ...]) -> tuple[Array, ...]:
         q, lse_block = view.queries(i), blocks.block(lse, i, grid.query_block)
 
         def key_block(j: Array, carry: tuple) -> tuple:
@@ -92,10 +92,11 @@ def _by_blocks(call: Call) -> Statistics:
         zero = jnp.zeros((*call.heads, grid.query_block), lse.dtype)
         start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
         energy, pairs, *others = jax.lax.fori_loop(start, stop, key_block, (zero,) * 6)
-        return (energy / jnp.maximum(pairs, 1), pairs, *others)
+        return blocks.written(rows, (energy / jnp.maximum(pairs, 1), pairs, *others), i * grid.query_block)
 
-    rows = jax.lax.map(query_block, jnp.arange(grid.query_blocks))
-    return Statistics(*(call.ungroup(blocks.unblocked(row, grid.queries)) for row in rows))
+    rows = (jnp.zeros((*call.heads, tokens), lse.dtype),) * len(dataclasses.fields(Statistics))
+    rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)
+    return Statistics(*(call.ungroup(row[:, :, :, : grid.queries]) for row in rows))
 
 
 def mean_energy(found: Statistics) -> Float[Array, ""]:

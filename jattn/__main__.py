@@ -1,0 +1,42 @@
+"""`python -m jattn`: the tools around training."""
+
+import argparse
+import sys
+
+from jattn.bench import attention, loop
+from jattn.errors import UserError
+
+BENCHMARKS = {
+    "attention": (attention, "time and memory of the attention core"),
+    "loop": (loop, "time that the training loop adds to the compiled step"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m jattn", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    bench = commands.add_parser("bench", help="measure speed and memory on this machine")
+    kinds = bench.add_subparsers(dest="benchmark", required=True, metavar="benchmark")
+    for name, (module, text) in BENCHMARKS.items():
+        options = kinds.add_parser(
+            name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(options)
+        options.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a user's mistake is one sentence and exit code 2."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

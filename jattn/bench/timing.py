@@ -1,0 +1,62 @@
+"""Interleaved timing, so that a busy machine disturbs all candidates alike."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+import jattn
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one candidate over all repetitions."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median repetition."""
+        return float(np.median(self.seconds))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The middle half of the repetitions lies between these."""
+        low, high = np.quantile(self.seconds, (0.25, 0.75))
+        return float(low), float(high)
+
+    def ratio_to(self, other: "Timing") -> tuple[float, float, float]:
+        """Median and quartiles of this time over the other's, repetition by repetition."""
+        ratios = np.asarray(self.seconds) / np.asarray(other.seconds)
+        low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        return float(median), float(low), float(high)
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Runs every candidate once per repetition, in turn, after one untimed round."""
+    for candidate in candidates.values():
+        jax.block_until_ready(candidate())
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, candidate in candidates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(candidate())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, object]:
+    """What a result depends on besides the code: to be stored with it."""
+    devices = jax.devices()
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "platform": devices[0].platform,
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jattn": jattn.__version__,
+    }

@@ -1,11 +1,12 @@
-"""Attention as the platform's libraries compute it: XLA's and cuDNN's, through `jax.nn.dot_product_attention`."""
+"""Attention as libraries compute it: XLA's and cuDNN's, through `jax.nn.dot_product_attention`."""
 
 import jax
 import jax.numpy as jnp
 
 from jattn.core.biases import Causal, Sum, Window
 from jattn.core.call import Call
-from jattn.core.scores import features
+from jattn.core.choice import Request
+from jattn.core.scores import Dot, features
 from jattn.types import Array, Float
 
 
@@ -50,3 +51,23 @@ def library(call: Call, implementation: str) -> tuple[Float[Array, "B H T E"], F
     )
     lse = jnp.astype(lse, jnp.promote_types(lse.dtype, jnp.float32)).swapaxes(1, 2)
     return out.swapaxes(1, 2), _without_gradient(lse, q)
+
+
+def library_cannot(request: Request, implementation: str) -> str | None:
+    """Why the library cannot serve a request, or None if it can."""
+    cudnn = implementation == "cudnn"
+    kinds = {type(term) for term in terms(request.bias)}
+    checks = (
+        (type(request.score) is not Dot, "it computes dot-product scores only"),
+        (not kinds <= {Causal, Window}, "its only biases are causal and window"),
+        (request.mask is not None, "it gives rows without keys a uniform softmax, so it takes no mask"),
+        (request.dropout is not None, "it has another dropout than by hash"),
+        (not (isinstance(request.offset, int) and request.offset == 0), "it has no offset of queries"),
+        (
+            bool(kinds) and request.queries != request.keys,
+            "its causal and window masks need as many queries as keys",
+        ),
+        (cudnn and request.platform not in ("gpu", "cuda"), "it needs an NVIDIA GPU"),
+        (cudnn and request.dtype not in (jnp.float16, jnp.bfloat16), "it takes float16 and bfloat16 only"),
+    )
+    return next((reason for fails, reason in checks if fails), None)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jattn.core import blocks
-from jattn.core.attend import Request, divided
 from jattn.core.call import Call, group
+from jattn.core.choice import Request
 from jattn.core.scores import Dot
+from jattn.core.sharding import divided
 from jattn.types import Array, Float, Int, Tokens
 
 

@@ -118,23 +118,22 @@ def _grow(
 
 def _evaluate(levels: list[_Level]) -> tuple[np.ndarray, list[np.ndarray]]:
     """The value of each tree, and of each level's nodes their number of tokens: from the leaves up."""
-    below, sizes = None, []
+    below, below_size, sizes = np.zeros(0, np.int64), np.zeros(0, np.int64), []
     for level in reversed(levels):
+        first = level.first
+        owner = np.repeat(np.arange(len(first)), level.count)
+        ascending = below[np.lexsort((below, owner))]
+        lower, upper = (ascending[first + half] for half in ((level.count - 1) // 2, level.count // 2))
+        choices = (
+            ascending[first],
+            ascending[first + level.count - 1],
+            (lower + upper) // 2,
+            np.add.reduceat(below, first) % 10,
+        )
         value, size = level.token - _DIGIT, np.ones_like(level.token)
-        if level.is_list.any():
-            first = level.first
-            owner = np.repeat(np.arange(len(first)), level.count)
-            ascending = below[np.lexsort((below, owner))]
-            lower, upper = (ascending[first + half] for half in ((level.count - 1) // 2, level.count // 2))
-            choices = (
-                ascending[first],
-                ascending[first + level.count - 1],
-                (lower + upper) // 2,
-                np.add.reduceat(below, first) % 10,
-            )
-            value[level.is_list] = np.choose(level.token[level.is_list] - _OPERATOR, choices)
-            size[level.is_list] = 2 + np.add.reduceat(sizes[-1], first)
-        below = value
+        value[level.is_list] = np.choose(level.token[level.is_list] - _OPERATOR, choices)
+        size[level.is_list] = 2 + np.add.reduceat(below_size, first)
+        below, below_size = value, size
         sizes.append(size)
     return below, sizes[::-1]
 
@@ -143,13 +142,12 @@ def _write(levels: list[_Level], sizes: list[np.ndarray], allowed: np.ndarray, m
     """Tokens uint8 (expressions, max_length) of the allowed trees, rows of zeros for the others."""
     tokens = np.zeros((len(allowed), max_length), np.uint8)
     place = np.zeros(len(allowed), np.int64)
-    for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
+    for level, size, below in zip(levels, sizes, [*sizes[1:], np.zeros(0, np.int64)], strict=True):
         kept = allowed[level.tree]
         tokens[level.tree[kept], place[kept]] = level.token[kept]
         closed = kept & level.is_list
         tokens[level.tree[closed], (place + size - 1)[closed]] = _CLOSE
-        if level.is_list.any():
-            # An argument follows its list's operator and the arguments before it.
-            before = np.cumsum(sizes[depth + 1]) - sizes[depth + 1]
-            place = before + np.repeat(place[level.is_list] + 1 - before[level.first], level.count)
+        # An argument follows its list's operator and the arguments before it.
+        before = np.cumsum(below) - below
+        place = before + np.repeat(place[level.is_list] + 1 - before[level.first], level.count)
     return tokens

@@ -74,6 +74,8 @@ def decompressed(packed: bytes) -> bytes:
 
 def paragraph_end(text: bytes, position: int) -> int:
     """The end of a paragraph, its blank line included, that is nearest to a position of the text."""
-    before = text.rfind(b"\n\n", 0, position) + 2
-    after = text.find(b"\n\n", position) + 2
+    before = text[:position].rfind(b"\n\n")
+    after = text.find(b"\n\n", position)
+    before = 0 if before < 0 else before + 2
+    after = len(text) if after < 0 else after + 2
     return before if position - before <= after - position else after

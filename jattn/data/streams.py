@@ -12,9 +12,9 @@ import numpy as np
 
 def stream(purpose: str, *numbers: int) -> np.random.Philox:
     """The bit generator of one purpose and some non-negative numbers (below 2**64): seed, epoch, chunk ..."""
-    words = [zlib.crc32(purpose.encode())]
+    words = [zlib.crc32(purpose.encode()), len(numbers)]
     for number in numbers:
-        words += [number % 2**32, number >> 32]  # two words each, so that (1, 0) and (1,) stay apart
+        words += [number % 2**32, number >> 32]  # SeedSequence would take as few words as the number needs
     return np.random.Philox(np.random.SeedSequence(words))
 
 

@@ -1,0 +1,29 @@
+"""Vision Transformer on handwritten digits (scikit-learn's 1,797 pictures of 8x8 pixels).
+
+python train.py --config=configs/digits_vit.py
+python eval.py --workdir=runs/digits_vit
+"""
+
+from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
+from jattn.errors import unknown
+
+
+def get_config(arg: str = "") -> Config:
+    if arg not in ("", "smoke"):
+        raise unknown("argument of configs/digits_vit.py", arg, ["smoke"])
+    config = Config(
+        steps=2000,
+        model=ModelConfig(name="vision_transformer", width=64, depth=4, num_heads=4, patch_size=2, dropout_rate=0.1),
+        data=DataConfig(name="digits", batch_size=64),
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=0.05, clip_norm=1.0),
+        validation=ValidationConfig(every=200),
+        logging=LoggingConfig(every=50),
+    )
+    if arg == "smoke":
+        config.steps = 12
+        config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
+        config.data.batch_size = 16
+        config.optim.warmup_steps = 2
+        config.validation = ValidationConfig(every=6, batches=2)
+        config.logging = LoggingConfig(every=4, tensorboard=False)
+    return config

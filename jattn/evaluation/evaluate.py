@@ -1,0 +1,66 @@
+"""The measures of a trained run on any split of its data."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jattn
+from jattn import config_json
+from jattn.evaluation.measures import measures
+from jattn.training import setup
+from jattn.training.checkpoint import Checkpoints
+from jattn.training.run import explained, read_config, write_atomically
+from jattn.training.validation import evaluate_split, evaluated_params
+
+RESULTS = "results.json"
+
+
+def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "best") -> dict[str, Any]:
+    """Restores a run from its folder and measures it on a split, each example or token counted once.
+
+    The moving average of the parameters is evaluated where the run keeps one. Nothing is written: the run may
+    still be training. A damaged checkpoint is reported on standard error, and the next best (or the one before)
+    is used.
+
+    Args:
+      workdir: the folder of the run.
+      split: train, valid or test.
+      checkpoint: "best" (by the run's checkpoint.best_metric), "newest" or a step.
+
+    Returns:
+      What was evaluated (workdir, split, examples, checkpoint, step, config_hash, jattn) and `measures`.
+
+    Raises:
+      UserError: there is no run, no such split or checkpoint, or the checkpoint does not fit its config.
+    """
+    folder = Path(workdir)
+    config = read_config(folder)
+    experiment = setup.build(config)
+    experiment.dataset.check_split(split)
+    warn = lambda text: print(f"warning: {text}", file=sys.stderr)  # noqa: E731
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, warn=warn, read_only=True)
+    state, info = checkpoints.restore(experiment.parallel.abstract_state, checkpoint)
+    sums = evaluate_split(experiment, evaluated_params(state), split)
+    return {
+        "workdir": str(folder),
+        "split": split,
+        "examples": experiment.dataset.size(split),
+        "checkpoint": checkpoint,
+        "step": info["step"],
+        "config_hash": config_json.config_hash(config),
+        "jattn": jattn.__version__,
+        "measures": measures(sums, experiment.dataset.task),
+    }
+
+
+def write_results(results: dict[str, Any], workdir: Path | str) -> Path:
+    """Writes results.json into the folder of the run, at once or not at all; returns its path.
+
+    Raises:
+      UserError: the folder cannot be written to.
+    """
+    path = Path(workdir) / RESULTS
+    with explained(Path(workdir)):
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
+    return path

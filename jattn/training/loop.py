@@ -1,0 +1,134 @@
+"""The training loop, to be read from top to bottom."""
+
+import contextlib
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import jattn
+from jattn import data
+from jattn.config import Config
+from jattn.models import summary
+from jattn.training import setup
+from jattn.training.checkpoint import Checkpoints
+from jattn.training.curves import plot_curves
+from jattn.training.interrupt import StopRequest
+from jattn.training.journal import Journal
+from jattn.training.metrics import Records
+from jattn.training.progress import duration
+from jattn.training.run import open_run, write_atomically
+from jattn.training.validation import evaluate_split, evaluated_params
+
+
+def train(
+    config: Config, workdir: Path | str, *, restart: bool = False, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """Trains what `config` describes in the folder `workdir`, continuing where an earlier run there stopped.
+
+    A continued run is bit for bit the one that was not interrupted. SIGTERM and Ctrl-C end the step, save and
+    then raise SystemExit(0) and KeyboardInterrupt.
+
+    Args:
+      config: what to train.
+      workdir: folder of the run; see `jattn.training.run`.
+      restart: begin anew, keeping an old run under another name.
+      allow_config_change: continue although the folder's run has another config.
+
+    Returns:
+      The last row of metrics: step, epoch, train/loss, valid/loss ...
+
+    Raises:
+      UserError: the config or the folder cannot be used; nothing has been written or lost.
+      NonFiniteError: `config.max_nonfinite_steps` steps in a row were not finite.
+    """
+    experiment = setup.build(config)
+    plan, parallel, dataset = experiment.plan, experiment.parallel, experiment.dataset
+    with contextlib.ExitStack() as stack:
+        run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
+        folder, console = stack.enter_context(run)
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(folder / "checkpoints", config.checkpoint, warn=console.warn))
+        )
+        start, state, info = 0, None, {}
+        if checkpoints.steps():
+            state, info = checkpoints.restore(parallel.abstract_state)
+            start = info["step"]
+        records = stack.enter_context(
+            Records(folder, info["positions"] if info else {}, start + 1, config.logging.tensorboard)
+        )
+        for path in records.short:
+            console.warn(f"{path} is shorter than at checkpoint {start}: rows that it had are lost")
+        journal = Journal(experiment, records, console, info["journal"] if info else {})
+        _introduce(experiment, folder, console, start)
+        if start >= plan.total:
+            console.say(f"nothing to do: {folder} has all of its {plan.total} steps")
+            return journal.last
+        if state is None:
+            state = parallel.init_state()
+
+        stop = stack.enter_context(StopRequest())
+        make = lambda n: data.train_batch(dataset, config.seed, n, config.data.batch_size)  # noqa: E731
+        batches = stack.enter_context(
+            contextlib.closing(data.prefetched(make, start, plan.total, config.data.prefetch))
+        )
+        console.begin_bar(start, plan.total)
+        unread = None
+        for step, batch in enumerate(batches, start + 1):
+            state, metrics = parallel.train_step(state, batch)
+            if unread is not None:  # the step before this one, while the device works on this one
+                journal.read(step - 1, unread)
+                journal.row(step - 1, None)
+            unread = metrics
+            stopping = stop.signal is not None
+            validating = plan.due(step, plan.validate_every)
+            saving = plan.due(step, plan.checkpoint_every) or stopping
+            if not (validating or saving):
+                continue
+            journal.read(step, unread)
+            unread, valid = None, None
+            if validating:
+                sums = evaluate_split(experiment, evaluated_params(state), "valid", config.validation.batches)
+                valid = {f"valid/{name}": total / count for name, (total, count) in sums.items()}
+            journal.row(step, valid)
+            if saving:
+                checkpoints.save(step, state, _info(experiment, step, records, journal), valid)
+            if stopping and step < plan.total:
+                checkpoints.close()
+                console.end_bar()
+                console.say(f"stopped and saved at step {step}: the same command continues the run in {folder}")
+                raise SystemExit(0) if stop.signal == signal.SIGTERM else KeyboardInterrupt
+        checkpoints.close()
+        console.end_bar()
+        plot_curves(folder / "metrics.csv", folder / "curves.png")
+        console.say(f"done in {duration(journal.seconds())}: checkpoints, metrics and curves are in {folder}")
+        return journal.last
+
+
+def _introduce(experiment: setup.Experiment, folder: Path, console: Any, start: int) -> None:
+    """Says what is trained on what, and how its attention is computed; the details go to model.txt."""
+    task = experiment.dataset.task
+    per_device = experiment.config.data.batch_size // experiment.config.optim.accumulation_steps
+    text = summary(experiment.model, task, per_device)
+    write_atomically(folder / "model.txt", text)
+    devices = experiment.parallel.mesh.devices.flatten()
+    console.say(f"jattn {jattn.__version__} on {len(devices)} x {devices[0].device_kind}")
+    console.say(f"data: {experiment.dataset.description()}")
+    console.say(f"model: {text.splitlines()[0]}")
+    for line in text.strip().split("\n\n")[-1].splitlines():
+        console.say(f"attention: {line}")
+    begin = f"continuing at step {start}" if start else "beginning"
+    plan = experiment.plan
+    console.say(f"{begin}: {plan.total} steps, {plan.total / plan.steps_per_epoch:.3g} epochs, in {folder}")
+
+
+def _info(experiment: setup.Experiment, step: int, records: Records, journal: Journal) -> dict[str, Any]:
+    """What a checkpoint holds besides the state."""
+    return {
+        "step": step,
+        "examples": step * experiment.config.data.batch_size,
+        "config": dataclasses.asdict(experiment.config),
+        "jattn": jattn.__version__,
+        "positions": records.positions(),
+        "journal": journal.remember(),
+    }

@@ -1,0 +1,187 @@
+"""Numbers over time: exact running means, csv files that can be cut back to a checkpoint, TensorBoard.
+
+`metrics.csv` holds what the mathematics decides and is byte for byte the same however often a run is
+interrupted; `timing.csv` holds what the clock and the machine decide.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import SupportsFloat
+
+import jax
+from tensorboardX import SummaryWriter
+
+from jattn.errors import UserError
+
+Number = float | int
+Pair = tuple[SupportsFloat, SupportsFloat]
+"""A weighted sum and the sum of its weights, on the host."""
+
+NAMES = ("loss", "accuracy", "top5_accuracy", "grad_norm", "learning_rate")
+"""The order of columns; names that are not here follow, sorted."""
+
+
+class RunningMeans:
+    """Weighted sums since the last row. They go through a checkpoint's JSON without losing a bit."""
+
+    def __init__(self, sums: Mapping[str, Sequence[Number]] | None = None):
+        """Continues from what `sums` gave, or begins anew."""
+        self._sums: dict[str, tuple[float, float]] = {
+            name: (float(total), float(count)) for name, (total, count) in (sums or {}).items()
+        }
+
+    def add(self, pairs: Mapping[str, Pair]) -> None:
+        """Adds pairs, in float64."""
+        for name, (total, count) in pairs.items():
+            old_total, old_count = self._sums.setdefault(name, (0.0, 0.0))
+            self._sums[name] = (old_total + float(total), old_count + float(count))
+
+    def take(self) -> dict[str, float | None]:
+        """The means so far, in the order of columns, None where nothing was counted; begins a new interval."""
+        means = {
+            name: self._sums[name][0] / self._sums[name][1] if self._sums[name][1] else None
+            for name in ordered(self._sums)
+        }
+        self._sums = dict.fromkeys(self._sums, (0.0, 0.0))
+        return means
+
+    def names(self) -> list[str]:
+        """Names of all pairs ever added, in the order of columns."""
+        return ordered(self._sums)
+
+    def sums(self) -> dict[str, list[Number]]:
+        """A JSON object from which another instance continues."""
+        return {name: list(pair) for name, pair in self._sums.items()}
+
+
+def ordered(names: Mapping[str, object]) -> list[str]:
+    """Names of metrics in the order of columns.
+
+    >>> ordered({"regularizer": 0, "accuracy": 0, "loss": 0})
+    ['loss', 'accuracy', 'regularizer']
+    """
+    return [name for name in NAMES if name in names] + sorted(set(names) - set(NAMES))
+
+
+class CsvLog:
+    """A csv file that grows by whole rows of fixed columns.
+
+    Args:
+      path: of the file; made by the first row.
+      position: bytes that are valid, from `position()` at the checkpoint that the run continues from; what
+        was written after it is cut off and will be written again. None continues at the end.
+    """
+
+    def __init__(self, path: Path, position: int | None = None):
+        self._path = path
+        self._file = path.open("ab")
+        self.is_short = position is not None and self._file.tell() < position
+        if position is not None and not self.is_short:
+            self._file.truncate(position)
+        self._file.seek(0, os.SEEK_END)
+        with path.open("rb") as file:
+            self._header = file.readline()
+
+    def append(self, row: Mapping[str, Number | None]) -> None:
+        """Writes one row; floats so that they are read back exactly, None as an empty field.
+
+        Raises:
+          UserError: the file has other columns.
+        """
+        header = (",".join(row) + "\n").encode()
+        if not self._header:
+            self._file.write(header)
+            self._header = header
+        if header != self._header:
+            raise UserError(
+                f"{self._path} has the columns {self._header.decode().strip()}, this run writes "
+                f"{header.decode().strip()}: begin anew with --restart"
+            )
+        self._file.write((",".join(_format(value) for value in row.values()) + "\n").encode())
+        self._file.flush()
+
+    def position(self) -> int:
+        """Bytes of the file, once they lie on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_csv(path: Path) -> dict[str, list[float | None]]:
+    """The columns of a file that `CsvLog` wrote; None where a field is empty."""
+    header, *lines = path.read_text().splitlines()
+    rows = [[float(field) if field else None for field in line.split(",")] for line in lines]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header.split(","))
+    return {name: list(column) for name, column in zip(header.split(","), columns, strict=True)}
+
+
+class Records:
+    """The files one run writes its numbers to: metrics.csv, timing.csv, TensorBoard events.
+
+    Args:
+      folder: of the run.
+      positions: what `positions()` gave at the checkpoint the run continues from, or empty.
+      purge_step: TensorBoard hides what an interrupted run wrote at this step and later.
+      tensorboard: whether to write events.
+    """
+
+    def __init__(self, folder: Path, positions: Mapping[str, int], purge_step: int, tensorboard: bool):
+        names = ("metrics.csv", "timing.csv")
+        self._files = {name: CsvLog(folder / name, positions[name] if positions else 0) for name in names}
+        self.short = [str(folder / name) for name, file in self._files.items() if file.is_short]
+        self._events = None
+        if tensorboard:
+            # Without the suffix, two sessions that begin within one second would write to one file.
+            suffix = f".from{purge_step}"
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step, filename_suffix=suffix)
+
+    def metrics(self, row: Mapping[str, Number | None]) -> None:
+        """A row of metrics.csv; its first column is `step`."""
+        self._write("metrics.csv", row)
+
+    def timing(self, row: Mapping[str, Number | None]) -> None:
+        """A row of timing.csv; its first column is `step`."""
+        self._write("timing.csv", row)
+
+    def positions(self) -> dict[str, int]:
+        """Bytes of each file, for a checkpoint."""
+        return {name: file.position() for name, file in self._files.items()}
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _write(self, name: str, row: Mapping[str, Number | None]) -> None:
+        self._files[name].append(row)
+        if self._events is not None:
+            for column, value in row.items():
+                if column not in ("step", "epoch") and value is not None:
+                    tag = column if "/" in column else f"timing/{column}"
+                    self._events.add_scalar(tag, value, int(row["step"]))
+
+
+def memory_in_use() -> int:
+    """Largest number of bytes in use so far: of the first device where it counts, else of this process."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"]
+    import resource  # not on every platform
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _format(value: Number | None) -> str:
+    return "" if value is None else repr(value)

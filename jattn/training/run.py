@@ -1,0 +1,136 @@
+"""A run's folder: who may write to it, which config it belongs to, what its user is told.
+
+config.json  metrics.csv  timing.csv  model.txt  log.txt  curves.png  results.json  checkpoints/  tensorboard/
+and damaged/ (checkpoints that failed their checksums).
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from jattn import config_json
+from jattn.config import Config
+from jattn.errors import UserError
+from jattn.training.progress import Console
+
+CONFIG = "config.json"
+LOCK = ".lock"
+LOG = "log.txt"
+
+
+@contextlib.contextmanager
+def open_run(
+    workdir: Path, config: Config, *, restart: bool, allow_config_change: bool
+) -> Iterator[tuple[Path, Console]]:
+    """Makes or reopens the folder of a run and keeps others out of it until the context is left.
+
+    Args:
+      workdir: the folder. One that holds a run of the same config continues it.
+      config: of the run; stored in the folder.
+      restart: begin anew; an existing run is kept under another name.
+      allow_config_change: continue a run in spite of another config, which is stored and shown.
+
+    Yields:
+      The absolute folder, and the console whose lines also go to its `log.txt`.
+
+    Raises:
+      UserError: another config, another process in the folder, a folder of something else, or unwritable.
+    """
+    folder = workdir.absolute()
+    with explained(folder):
+        old = _stored_config(folder)
+    changes = [] if old is None or restart else config_json.differences(old, config)
+    if changes and not allow_config_change:
+        raise UserError(
+            f"{folder} holds a run of another config ({'; '.join(changes)}): choose another --workdir, "
+            "begin anew with --restart, or continue with --allow_config_change"
+        )
+    moved = None
+    with contextlib.ExitStack() as stack:
+        with explained(folder):
+            if old is not None and restart:
+                with _locked(folder):
+                    moved = _move_aside(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+            if old is None or restart or changes:
+                write_atomically(folder / CONFIG, config_json.to_json(config))
+            log = stack.enter_context((folder / LOG).open("a"))
+        console = stack.enter_context(Console(log))
+        if moved is not None:
+            console.say(f"the old run has been kept as {moved}")
+        if changes:
+            console.warn(f"continuing with another config: {'; '.join(changes)}")
+        yield folder, console
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a folder.
+
+    Raises:
+      UserError: the folder holds no run, or its config cannot be understood.
+    """
+    path = workdir / CONFIG
+    try:
+        return config_json.from_json(path.read_text())
+    except FileNotFoundError:
+        what = "does not exist" if not workdir.exists() else f"holds no run ({CONFIG} is missing)"
+        raise UserError(f"{workdir} {what}: train first, or give the --workdir of a run") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the --workdir of a run") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file so that no reader, and no crash, sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _stored_config(folder: Path) -> Config | None:
+    """The config of the run in the folder; None where a run can begin."""
+    if (folder / CONFIG).exists():
+        return read_config(folder)
+    if folder.is_dir():
+        # A process that died while it began a run may have left these.
+        foreign = sorted({entry.name for entry in folder.iterdir()} - {LOCK, f"{CONFIG}.part"})
+        if foreign:
+            raise UserError(
+                f"{folder} holds no run but other files ({', '.join(foreign[:3])}): "
+                "choose another --workdir, or empty it"
+            )
+    return None
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turns what the operating system refuses within the context into a UserError about the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write to {folder} ({reason}): choose another --workdir") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[TextIO]:
+    """Holds the folder for this process; the system lets go of it when the process ends, however it ends."""
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}: wait for it, or choose another --workdir"
+            ) from None
+        yield file
+
+
+def _move_aside(folder: Path) -> Path:
+    number = 1
+    while (place := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    os.rename(folder, place)
+    return place

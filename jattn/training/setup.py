@@ -1,0 +1,138 @@
+"""From a config to everything a run needs, before anything is written."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jattn import data, models
+from jattn.config import Config
+from jattn.data import Dataset
+from jattn.errors import UserError, unknown
+from jattn.models.transformer import Transformer
+from jattn.optim.build import Optimizer
+from jattn.optim.build import build as build_optimizer
+from jattn.training import losses, parallel
+from jattn.training.metrics import ordered
+from jattn.training.parallel import Parallel
+from jattn.training.step import make_eval_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When what happens, in optimizer steps.
+
+    Attributes:
+      total: length of the run.
+      steps_per_epoch: batches in a pass over the training split, a fraction included.
+      validate_every, checkpoint_every, log_every: intervals; all three also happen at the end.
+    """
+
+    total: int
+    steps_per_epoch: float
+    validate_every: int
+    checkpoint_every: int
+    log_every: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one."""
+        return step % every == 0 or step == self.total
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config and the objects it describes.
+
+    Attributes:
+      config: of the run.
+      dataset: its data.
+      model: unbound module.
+      optimizer: optax transformation.
+      parallel: compiled steps (compiled when first called).
+      plan: intervals.
+      validation_metrics: names of what an evaluation step measures.
+    """
+
+    config: Config
+    dataset: Dataset
+    model: Transformer
+    optimizer: Optimizer
+    parallel: Parallel
+    plan: Plan
+    validation_metrics: tuple[str, ...]
+
+
+def build(config: Config) -> Experiment:
+    """Everything that a config describes, with all of its options checked.
+
+    Raises:
+      UserError: any option that is unknown, out of range or contradicts another.
+    """
+    dataset = data.build(config.data)
+    plan = make_plan(config, dataset.size("train"))
+    model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
+    optimizer = build_optimizer(config.optim, plan.total)
+    steps = parallel.build(config, model, optimizer, dataset)
+    names = _validation_metrics(config, dataset, model, steps)
+    _check_checkpoints(config, names)
+    return Experiment(config, dataset, model, optimizer, steps, plan, names)
+
+
+def make_plan(config: Config, train_size: int) -> Plan:
+    """The intervals of a run over `train_size` examples.
+
+    Raises:
+      UserError: not exactly one of steps and epochs, or an interval below one.
+    """
+    if (config.steps is None) == (config.epochs is None):
+        raise UserError(
+            f"steps={config.steps} and epochs={config.epochs}: set exactly one of them, and the other to None"
+        )
+    for name, value in (
+        ("steps", config.steps),
+        ("max_nonfinite_steps", config.max_nonfinite_steps),
+        ("data.batch_size", config.data.batch_size),
+        ("validation.every", config.validation.every),
+        ("validation.batches", config.validation.batches),
+        ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.keep", config.checkpoint.keep),
+        ("logging.every", config.logging.every),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    if config.epochs is not None and not 0 < config.epochs < math.inf:
+        raise UserError(f"epochs={config.epochs} must be a number above 0")
+    for name, value in (("checkpoint.keep_best", config.checkpoint.keep_best), ("data.prefetch", config.data.prefetch)):
+        if value < 0:
+            raise UserError(f"{name}={value} must be at least 0")
+    steps_per_epoch = train_size / config.data.batch_size
+    epoch = max(1, round(steps_per_epoch))
+    validate_every = epoch if config.validation.every is None else config.validation.every
+    return Plan(
+        total=math.ceil(config.epochs * steps_per_epoch) if config.steps is None else config.steps,
+        steps_per_epoch=steps_per_epoch,
+        validate_every=validate_every,
+        checkpoint_every=validate_every if config.checkpoint.every is None else config.checkpoint.every,
+        log_every=config.logging.every,
+    )
+
+
+def eval_batch_size(config: Config) -> int:
+    """Examples in a batch of evaluation."""
+    return config.data.batch_size if config.data.eval_batch_size is None else config.data.eval_batch_size
+
+
+def _validation_metrics(config: Config, dataset: Dataset, model: Transformer, steps: Parallel) -> tuple[str, ...]:
+    batch = data.eval_batch(dataset, "valid", 0, 1)
+    abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
+    step = make_eval_step(model, config, dataset.prepare)
+    return tuple(ordered(jax.eval_shape(step, steps.abstract_state.params, abstract)))
+
+
+def _check_checkpoints(config: Config, names: tuple[str, ...]) -> None:
+    if config.checkpoint.best_mode not in ("min", "max"):
+        raise unknown("checkpoint.best_mode", config.checkpoint.best_mode, ("min", "max"))
+    known = [f"valid/{name}" for name in names]
+    if config.checkpoint.best_metric not in known:
+        raise unknown("checkpoint.best_metric", config.checkpoint.best_metric, known)

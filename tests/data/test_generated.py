@@ -63,3 +63,11 @@ def test_values_out_of_range(option, value):
     for cls in SMALL:
         with pytest.raises(UserError, match=f"{option}={value} of {cls.__name__} must be"):
             cls(**{option: value})
+
+
+def test_an_expression_is_in_the_same_split_whatever_the_padding():
+    options = {"max_depth": 2, "max_args": 3, "min_length": 5}  # [op a b c ]
+    train = {tuple(row[:5]) for row in whole(ListOps(train_size=2000, max_length=5, **options), "train")["inputs"]}
+    test = {tuple(row[:5]) for row in whole(ListOps(test_size=300, max_length=9, seed=1, **options), "test")["inputs"]}
+    assert len(train) == 2000
+    assert not train & test

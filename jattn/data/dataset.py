@@ -114,7 +114,7 @@ def prefetched(
     `make` runs in `num_threads` threads (more than one pays when it waits for files), or in the caller's if
     `buffer` is 0; what it raises is raised by `next`. Close the iterator if you leave before its end.
     """
-    options = grain.ReadOptions(num_threads=num_threads if buffer else 0, prefetch_buffer_size=buffer)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     return iter(grain.MapDataset.source(_Batches(make, start, stop)).to_iter_dataset(options))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jattn.data import eval_batch, num_eval_batches, train_batch
@@ -32,6 +32,7 @@ def sizes(draw):
     return length, draw(st.integers(length + 1, 300))
 
 
+@settings(deadline=None)
 @given(st.composite(sizes)(), st.sampled_from(Counting.splits), st.integers(1, 9))
 def test_evaluation_predicts_every_token_but_the_first_once(size, split, batch_size):
     length, count = size
@@ -46,6 +47,7 @@ def test_evaluation_predicts_every_token_but_the_first_once(size, split, batch_s
     np.testing.assert_array_equal(np.concatenate(seen), np.arange(1, len(corpus.tokens(split))))
 
 
+@settings(deadline=None)
 @given(st.composite(sizes)(), st.integers(0, 1000))
 def test_an_epoch_of_training_predicts_every_token_but_one_once(size, epoch):
     length, count = size

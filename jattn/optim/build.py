@@ -11,6 +11,7 @@ as `adamw`, and `adamw` with `l2` is refused. Directions keep the gradient's sig
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
@@ -64,12 +65,22 @@ def _lion(config: OptimConfig) -> optax.GradientTransformation:
 
 def _muon(config: OptimConfig) -> optax.GradientTransformation:
     """Muon on kernels, seen as matrices of inputs by outputs; Adam on everything else."""
-    matrices = parameters.matrices
-    muon = optax.chain(
-        contrib.scale_by_muon(beta=config.momentum, nesterov=config.nesterov, weight_dimension_numbers=matrices),
-        contrib.scale_by_shape(matrices, MUON_RMS),
+    orthogonalize = contrib.scale_by_muon(
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        weight_dimension_numbers=lambda kernels: jax.tree.map_with_path(parameters.matrix_axes, kernels),
     )
-    return optax.partition({True: muon, False: _adam(config)}, parameters.kernels)
+    to_rms = optax.stateless(lambda updates, _: jax.tree.map_with_path(_to_muon_rms, updates))
+    return optax.partition(
+        {"muon": optax.chain(orthogonalize, to_rms), "adam": _adam(config)},
+        lambda params: jax.tree.map(lambda yes: "muon" if yes else "adam", parameters.kernels(params)),
+    )
+
+
+def _to_muon_rms(path: tuple, update: Float[Array, "..."]) -> Float[Array, "..."]:
+    """An orthogonal matrix of R rows and C columns has a root mean square of max(R, C) ** -0.5."""
+    rows, columns = parameters.matrix_shape(path, update)
+    return update * (MUON_RMS * max(rows, columns) ** 0.5)
 
 
 OPTIMIZERS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {

@@ -5,6 +5,8 @@ many axes its heads or its patch spread it over; everything else is a bias, a sc
 table. The number of axes would not do: the biases of attention are (H, D).
 """
 
+import math
+
 import jax
 from optax.contrib import MuonDimensionNumbers
 
@@ -44,6 +46,7 @@ def matrix_axes(path: tuple, kernel: jax.Array) -> MuonDimensionNumbers:
     return MuonDimensionNumbers(axes[:1], axes[1:])
 
 
-def matrices(kernels: PyTree) -> PyTree:
-    """`matrix_axes` of every parameter of a tree of kernels."""
-    return jax.tree.map_with_path(matrix_axes, kernels)
+def matrix_shape(path: tuple, kernel: jax.Array) -> tuple[int, int]:
+    """Rows and columns of a kernel's matrix."""
+    axes = matrix_axes(path, kernel)
+    return tuple(math.prod(kernel.shape[i] for i in group) for group in axes)

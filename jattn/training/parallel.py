@@ -61,7 +61,7 @@ class Parallel(abc.ABC):
         self._divided = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
         with self._context():
             params = jax.eval_shape(self._init_params)
-            state = jax.eval_shape(self._init_state)
+        state = jax.eval_shape(self._create_state, params)
         shardings = state_shardings(params, state, self.mesh)
         self.abstract_state = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
@@ -131,8 +131,11 @@ class Parallel(abc.ABC):
         return self._model.init(init_key(self._config.seed), inputs)["params"]
 
     def _init_state(self) -> TrainState:
-        params = nn.meta.unbox(self._init_params())
-        return TrainState.create(params, self._optimizer.tx, self._config.optim.ema_decay is not None)
+        return self._create_state(self._init_params())
+
+    def _create_state(self, params: PyTree) -> TrainState:
+        with_ema = self._config.optim.ema_decay is not None
+        return TrainState.create(nn.meta.unbox(params), self._optimizer.tx, with_ema)
 
 
 class JitParallel(Parallel):
@@ -170,11 +173,7 @@ class PmapParallel(Parallel):
     """
 
     def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh:
-        if num_model > 1:
-            raise UserError(
-                f"parallel.strategy=pmap cannot divide a model (parallel.model={num_model}): "
-                "use parallel.strategy=jit or parallel.model=1"
-            )
+        del num_model  # 1: see `layout`
         if jax.process_count() > 1:
             raise UserError("parallel.strategy=pmap runs in one process: use parallel.strategy=jit")
         return jax.make_mesh((num_data,), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
@@ -232,6 +231,11 @@ def layout(config: Config, num_devices: int) -> tuple[int, int]:
     for name, value in ("data", data), ("model", model):
         if value is not None and value < 1:
             raise UserError(f"parallel.{name}={value} must be at least 1")
+    if config.parallel.strategy == "pmap" and model > 1:
+        raise UserError(
+            f"parallel.strategy=pmap cannot divide a model (parallel.model={model}): "
+            "use parallel.strategy=jit or parallel.model=1"
+        )
     if data is None:
         if num_devices % model:
             raise UserError(

@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+
+from jattn.optim.parameters import kernels, matrix_shape, path_name
+
+PARAMS = {
+    "block_0": {
+        "attention": {
+            "query": {"kernel": jnp.zeros((5, 2, 3)), "bias": jnp.zeros((2, 3))},
+            "out": {"kernel": jnp.zeros((2, 3, 5)), "bias": jnp.zeros(5)},
+            "score": {"hidden_kernel": jnp.zeros((3, 7))},
+        },
+        "norm": {"scale": jnp.zeros(5)},
+    },
+    "patch": {"kernel": jnp.zeros((4, 4, 1, 5))},
+    "position": {"embedding": jnp.zeros((11, 5))},
+    "gain": {"kernel": jnp.zeros(5)},
+}
+
+
+def test_kernels_are_known_by_their_names():
+    found = {path_name(path) for path, is_kernel in jax.tree.leaves_with_path(kernels(PARAMS)) if is_kernel}
+    assert found == {
+        "block_0/attention/query/kernel",
+        "block_0/attention/out/kernel",
+        "block_0/attention/score/hidden_kernel",
+        "patch/kernel",
+    }
+
+
+def test_matrices_have_inputs_as_rows():
+    shapes = {
+        path_name(path): matrix_shape(path, leaf) for path, leaf in jax.tree.leaves_with_path(PARAMS) if leaf.ndim >= 2
+    }
+    assert shapes["block_0/attention/query/kernel"] == (5, 6)
+    assert shapes["block_0/attention/out/kernel"] == (6, 5)
+    assert shapes["block_0/attention/score/hidden_kernel"] == (3, 7)
+    assert shapes["patch/kernel"] == (16, 5)

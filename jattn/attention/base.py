@@ -15,11 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
-from jax.nn import initializers
 
 from jattn import core
 from jattn.attention import cache
+from jattn.attention.projections import FromHeads, ToHeads
 from jattn.errors import UserError
 from jattn.types import Array, Bool, DTypeLike, Float, Int, Tokens
 
@@ -36,6 +35,14 @@ FEATURES = {
     "implementations": "a choice of implementation",
 }
 """What a mechanism has unless its `lacks` says why not."""
+
+
+class Lacking(UserError):
+    """A mechanism is asked for a feature that it lacks."""
+
+    def __init__(self, mechanism: str, feature: str, reason: str):
+        super().__init__(f"{mechanism} has no {FEATURES[feature]}: {reason}")
+        self.feature = feature
 
 
 class Inputs(NamedTuple):
@@ -84,11 +91,18 @@ class Attention(nn.Module):
     as_published: bool = False
 
     def __post_init__(self):
-        self._require("causal" if self.causal else "bidirectional")
-        if self.decode:
-            self._require("decode")
-            if not self.causal:
-                raise UserError("decode=True needs causal=True: a token's output may not depend on later tokens")
+        asked_for = {
+            "causal": self.causal,
+            "bidirectional": not self.causal,
+            "decode": self.decode,
+            "dropout": self.dropout_rate > 0,
+            "implementations": self.implementation is not None,
+        }
+        for feature, asked in asked_for.items():
+            if asked:
+                self._require(feature)
+        if self.decode and not self.causal:
+            raise UserError("decode=True needs causal=True: a token's output may not depend on later tokens")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise UserError(f"dropout_rate {self.dropout_rate} is no share: it must lie in [0, 1)")
         if self.num_heads < 1:
@@ -223,52 +237,7 @@ class Attention(nn.Module):
 
     def _require(self, feature: str) -> None:
         if feature in self.lacks:
-            raise UserError(f"{type(self).__name__} has no {FEATURES[feature]}: {self.lacks[feature]}")
-
-
-class ToHeads(nn.Module):
-    """A linear map from C features to H heads of D: kernel (C, H, D), bias (H, D)."""
-
-    num_heads: int
-    head_dim: int
-    use_bias: bool = True
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B H T D"]:
-        """Head-major heads of x."""
-        names = ("embed", "heads", "head_dim")
-        init = initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-        shape = (x.shape[-1], self.num_heads, self.head_dim)
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, names), shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[1:]), shape[1:])
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jnp.einsum("btc,chd->bhtd", x, kernel)
-        return y if bias is None else y + bias[None, :, None]
-
-
-class FromHeads(nn.Module):
-    """A linear map from H heads of D to C features: kernel (H, D, C), bias (C)."""
-
-    width: int
-    use_bias: bool = True
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H T D"]) -> Float[Array, "B T C"]:
-        """The heads merged."""
-        names = ("heads", "head_dim", "embed")
-        init = initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        shape = (x.shape[1], x.shape[3], self.width)
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, names), shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[2:]), shape[2:])
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jnp.einsum("bhtd,hdc->btc", x, kernel)
-        return y if bias is None else y + bias[None, None]
+            raise Lacking(type(self).__name__, feature, self.lacks[feature])
 
 
 def divisors(number: int) -> list[int]:

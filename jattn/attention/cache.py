@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.errors import UserError
-from jattn.types import Array, Bool, Int, Shaped
+from jattn.types import Array, Bool, Int
 
 
 def position(module: nn.Module) -> Int[Array, ""] | int:
@@ -21,14 +21,12 @@ def position(module: nn.Module) -> Int[Array, ""] | int:
     return module.get_variable("cache", "cache_index", 0)
 
 
-def remember(
-    module: nn.Module, tokens: dict[str, Shaped[Array, "B ?K ?T *rest"]]
-) -> tuple[dict[str, Array], Bool[Array, ""] | bool]:
+def remember(module: nn.Module, tokens: dict[str, Array]) -> tuple[dict[str, Array], Bool[Array, ""] | bool]:
     """Adds this call's tokens to the module's cache.
 
     Args:
       module: the bound module that owns the cache; call this inside its compact method.
-      tokens: arrays by name with the token axis third, such as keys and values.
+      tokens: arrays (B, K, T, ...) by name, such as keys and values; axes differ but for B and T.
 
     Returns:
       the arrays with all S slots (zeros where no token has been yet), and whether the tokens found room. When the

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 
 from jattn.attention import MECHANISMS
+from jattn.attention.base import Lacking
 from jattn.errors import UserError, unknown
 from jattn.literals import parse_calls, parse_indexed_calls, parse_options
 
@@ -26,8 +27,17 @@ class Mechanism:
     options: tuple[tuple[str, Any], ...]
 
     def module(self, **common: Any) -> nn.Module:
-        """The unbound module: `common` fields as the model sets them, overridden by the options."""
-        return MECHANISMS[self.name](**(common | dict(self.options)))
+        """The unbound module: `common` fields as the model sets them, overridden by the options.
+
+        Raises:
+          UserError: a field's value is impossible, or the mechanism lacks what it asks for (then it names those that
+            have it).
+        """
+        try:
+            return MECHANISMS[self.name](**(common | dict(self.options)))
+        except Lacking as error:
+            able = [name for name, other in MECHANISMS.items() if error.feature not in other.lacks]
+            raise UserError(f"mechanism {self.name!r}: {error}; these have it: {', '.join(able) or 'none'}") from None
 
     def has_field(self, name: str) -> bool:
         """Whether the mechanism's module has a field of this name, such as "rotary"."""

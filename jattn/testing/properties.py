@@ -1,0 +1,313 @@
+"""The properties of an attention module, one function each: it raises an AssertionError where one does not hold."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattn import core
+from jattn.testing.case import Case
+from jattn.types import Array, Bool
+
+
+def shapes(case: Case) -> None:
+    """Output has the shape of x, and the dtype of the computation."""
+    for fields, dtype in (({}, jnp.float32), ({"dtype": jnp.bfloat16}, jnp.bfloat16)):
+        y = case.evaluate(case.tokens(), **fields)
+        chex.assert_shape(y, (case.sizes.batch, case.sizes.tokens, case.sizes.width))
+        chex.assert_type(y, dtype)
+
+
+def batch_axes(case: Case) -> None:
+    """None, one or two leading batch axes give the same."""
+    x = case.tokens(case.sizes.outer, case.sizes.batch, case.sizes.tokens)
+    mask = jnp.broadcast_to(case.mask[None], x.shape[:-1])
+    two = case.evaluate(x, mask)
+    chex.assert_shape(two, x.shape)
+    _near(two[3], case.evaluate(x[3], mask[3]), "two batch axes", where=mask[3])
+    _near(two[3, 1], case.evaluate(x[3, 1], mask[3, 1]), "no batch axis", where=mask[3, 1])
+
+
+def parameters(case: Case) -> None:
+    """`init` makes float32 parameters that all carry logical axis names, and nothing else."""
+    variables = jax.eval_shape(case.module().init, jax.random.key(0), case.tokens())
+    assert set(variables) <= {"params"}, f"init makes collections {sorted(variables)}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"], is_leaf=_is_boxed):
+        name = jax.tree_util.keystr(path)
+        assert _is_boxed(leaf), f"{name} has no logical axis names"
+        assert len(leaf.names) == leaf.value.ndim, f"{name} of shape {leaf.value.shape} has axis names {leaf.names}"
+        assert leaf.value.dtype == jnp.float32, f"{name} is {leaf.value.dtype}"
+
+
+def hashable(case: Case) -> None:
+    """Modules of equal fields are equal and hash alike, so that they are static arguments."""
+    assert case.module() == case.module(), "two modules of equal fields differ"
+    assert hash(case.module()) == hash(case.module()), "two modules of equal fields have different hashes"
+
+
+def jit(case: Case) -> None:
+    """Compiled and eager outputs agree."""
+    x = case.tokens()
+    eager = case.module().apply(case.variables, x, case.mask)
+    _near(case.evaluate(x, case.mask), eager, "compiled and eager", where=case.mask)
+
+
+def compiles_once(case: Case) -> None:
+    """A second call with other values, of a module built anew, compiles nothing; nor does a second decoding step."""
+    chex.clear_trace_counter()
+
+    def call(module: nn.Module, variables: Any, x: Array) -> Array:
+        return module.apply(variables, x)
+
+    compiled = jax.jit(chex.assert_max_traces(call, n=1), static_argnums=0)
+    for seed in range(2):
+        compiled(case.module(), case.variables, case.tokens(seed=seed))
+    if not case.causal or "decode" in case.lacks:
+        return
+
+    def step(variables: Any, x: Array) -> Any:
+        return case.module(decode=True).apply(variables, x, mutable=["cache"])[1]["cache"]
+
+    compiled, cache = jax.jit(chex.assert_max_traces(step, n=1)), case.empty_cache
+    for _ in range(3):
+        cache = compiled({**case.variables, "cache": cache}, case.tokens(case.sizes.batch, 1))
+
+
+def causality(case: Case) -> None:
+    """Causal: outputs have a gradient of exactly zero with respect to later tokens. Otherwise: some do not."""
+    looks_ahead = False
+    for t in range(case.sizes.tokens):
+        here = jnp.arange(case.sizes.tokens)[None, :, None] == t
+        _, _, gradient = case.differentiate(case.tokens(), cotangent=jnp.where(here, case.tokens(seed=1), 0.0))
+        assert jnp.any(gradient[:, : t + 1] != 0), f"the output at {t} depends on no token up to {t}"
+        ahead = bool(jnp.any(gradient[:, t + 1 :] != 0))
+        assert not (case.causal and ahead), f"the output at {t} depends on a token after {t}"
+        looks_ahead |= ahead
+    assert case.causal or looks_ahead, "no output depends on a later token, though causal=False"
+
+
+def padding(case: Case) -> None:
+    """Changing a padded token changes no other output, and its own stays finite."""
+    x = case.tokens()
+    changed = jnp.where(case.mask[..., None], x, 100 * case.tokens(seed=2))
+    before, after = case.evaluate(x, case.mask), case.evaluate(changed, case.mask)
+    _near(after, before, "after a change of padded tokens", where=case.mask)
+    chex.assert_tree_all_finite(after)
+
+
+def truncation(case: Case) -> None:
+    """Padding after the real tokens does not change their outputs."""
+    if "truncation" in case.lacks:
+        return
+    x, real = case.tokens(), 3
+    mask = jnp.broadcast_to(jnp.arange(case.sizes.tokens)[None] < real, x.shape[:2])
+    _near(case.evaluate(x, mask)[:, :real], case.evaluate(x[:, :real]), "with and without padding")
+
+
+def empty_rows(case: Case) -> None:
+    """Where nothing may be attended to, outputs and gradients are finite."""
+    x = case.tokens()
+    late = jnp.arange(case.sizes.tokens)[None] >= 2  # causal: the first two queries have no key
+    mask = jnp.where(jnp.arange(case.sizes.batch)[:, None] == 0, False, late)
+    chex.assert_tree_all_finite(case.differentiate(x, mask))
+
+
+def segments(case: Case) -> None:
+    """Packed sequences give what they give apart, and padding (segment 0) has no influence."""
+    x, length = case.tokens(), case.sizes.tokens
+    ids = jnp.asarray([[4, 4, 4, 2, 2, 2] + [0] * (length - 6)] * case.sizes.batch, jnp.int32)
+    if "segments" in case.lacks:
+        _refuses("segments", lambda: case.evaluate(x, ids))
+        return
+    packed = case.evaluate(x, ids)
+    for part in (slice(0, 3), slice(3, 6)):
+        _near(packed[:, part], case.evaluate(x[:, part]), "packed and apart")
+    chex.assert_tree_all_finite(packed)
+
+
+def context(case: Case) -> None:
+    """Keys and values come from the context alone, where the mask says that its tokens are real."""
+    x, other = case.tokens(), case.tokens(case.sizes.batch, case.sizes.context, seed=3)
+    mask = jnp.broadcast_to(jnp.arange(case.sizes.context)[None] % 3 != 1, other.shape[:2])
+    if "context" in case.lacks:
+        _refuses("context", lambda: case.evaluate(x, mask, other))
+        return
+    y = case.evaluate(x, mask, other)
+    chex.assert_shape(y, x.shape)
+    assert not jnp.allclose(y, case.evaluate(x, mask, -other)), "the context has no influence"
+    changed = jnp.where(mask[..., None], other, 100 * case.tokens(*other.shape[:2], seed=4))
+    _near(case.evaluate(x, mask, changed), y, "after a change of padded context")
+    queries = jnp.where(jnp.arange(case.sizes.tokens)[None, :, None] == 0, x, -x)
+    _near(case.evaluate(queries, mask, other)[:, 0], y[:, 0], "after a change of other queries")
+
+
+def decode(case: Case) -> None:
+    """Token by token, or in chunks, a cache gives what one pass over all tokens gives."""
+    if "decode" in case.lacks or not case.causal:
+        _refuses("decode", lambda: case.module(decode=True))
+        return
+    x, length = case.tokens(), case.sizes.tokens
+    mask = jnp.arange(length)[None] > jnp.arange(case.sizes.batch)[:, None]  # padded on the left
+    full = case.evaluate(x, mask)
+    for lengths in ([1] * length, [3, 3] + [1] * (length - 6)):
+        cache, start = case.empty_cache, 0
+        for new in lengths:
+            part = slice(start, start + new)
+            y, cache = case.step(cache, x[:, part], mask[:, part])
+            _near(y, full[:, part], f"decoding in chunks of {lengths}, from token {start}", where=mask[:, part])
+            start += new
+
+
+def bfloat16(case: Case) -> None:
+    """bfloat16 stays near float32."""
+    exact = case.evaluate(case.tokens())
+    near = case.evaluate(case.tokens(), dtype=jnp.bfloat16).astype(jnp.float32)
+    _near(near, exact, "bfloat16 and float32", atol=0.05 * float(jnp.max(jnp.abs(exact))))
+
+
+def implementations(case: Case) -> None:
+    """Every implementation that can serve, dense among them, gives the same value and gradients."""
+    x = case.tokens()
+    if "implementations" in case.lacks:
+        _refuses("implementations", lambda: case.evaluate(x, implementation="dense"))
+        return
+    compared = []
+    for name in core.IMPLEMENTATIONS:
+        for mask in (case.mask, None):
+            try:
+                found = case.differentiate(x, mask, implementation=name)
+            except ValueError as error:
+                if "cannot serve" not in str(error):
+                    raise
+                continue
+            expected = case.differentiate(x, mask)
+            jax.tree.map(functools.partial(_near, what=f"{name} and the one chosen"), found, expected)
+            compared.append(name)
+            break
+    assert {"dense"} < set(compared), f"only {compared} serve this mechanism"
+
+
+def batch_independence(case: Case) -> None:
+    """An example's output does not depend on the others."""
+    first = jnp.arange(case.sizes.batch)[:, None, None] == 0
+    cotangent = jnp.where(first, case.tokens(seed=1), 0.0)
+    _, _, gradient = case.differentiate(case.tokens(), case.mask, cotangent=cotangent)
+    assert jnp.any(gradient[0] != 0), "an example's output does not depend on its own tokens"
+    assert jnp.all(gradient[1:] == 0), "an example's output depends on another example's tokens"
+
+
+def gradients(case: Case) -> None:
+    """Gradients are finite for all parameters, and not all zero."""
+    _, of_parameters, of_x = case.differentiate(case.tokens(), case.mask)
+    for name, tree in (("params", of_parameters), ("x", of_x)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            assert jnp.all(jnp.isfinite(leaf)), f"the gradient of {name}{jax.tree_util.keystr(path)} is not finite"
+        assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(tree)), f"the gradient of {name} is zero"
+
+
+def deterministic(case: Case) -> None:
+    """Evaluation needs no rng, is not moved by one, and has no dropout."""
+    fields = {} if "dropout" in case.lacks else {"dropout_rate": 0.5}
+    x = case.tokens()
+    jax.eval_shape(case.module(**fields).apply, case.variables, x)  # raises where an rng is asked for
+    y, again = (case.train(x, jax.random.key(seed), deterministic=True, **fields) for seed in range(2))
+    assert jnp.array_equal(y, again), "evaluation depends on the rng"
+    _near(y, case.evaluate(x), "evaluation with and without a dropout rate")
+
+
+def dropout(case: Case) -> None:
+    """Training with dropout is a function of the rng, and is not evaluation."""
+    x = case.tokens()
+    if "dropout" in case.lacks:
+        _refuses("dropout", lambda: case.evaluate(x, dropout_rate=0.5))
+        return
+    one, same, other = (case.train(x, jax.random.key(seed), dropout_rate=0.5) for seed in (1, 1, 2))
+    assert jnp.array_equal(one, same), "the same rng gives two outputs"
+    assert not jnp.allclose(one, other), "the rng has no influence"
+    assert not jnp.allclose(one, case.evaluate(x)), "dropout does nothing"
+
+
+def weights(case: Case) -> None:
+    """`weights` are (*B, H, T, S) in float32, zero for what may not be attended to; probabilities sum to 1."""
+    sizes = case.sizes
+    queries, keys = (sizes.heads, sizes.tokens), (sizes.tokens,)
+    outer = case.tokens(sizes.outer, sizes.batch, sizes.tokens)
+    chex.assert_shape(jax.eval_shape(case.weights, outer), (sizes.outer, sizes.batch, *queries, *keys))
+    if "context" not in case.lacks:
+        other = case.tokens(sizes.batch, sizes.context)
+        crossed = jax.eval_shape(lambda x: case.weights(x, None, other), case.tokens())
+        chex.assert_shape(crossed, (sizes.batch, *queries, sizes.context))
+    found = case.weights(case.tokens(), case.mask)
+    chex.assert_shape(found, (sizes.batch, *queries, *keys))
+    chex.assert_type(found, jnp.float32)
+    pairs = jnp.tril(jnp.ones(keys * 2, bool)) if case.causal else jnp.ones(keys * 2, bool)
+    allowed = case.mask[:, None, None, :] & pairs[None, None]
+    assert jnp.any(found != 0), "all weights are zero"
+    assert jnp.all(jnp.where(allowed, 0.0, found) == 0), "a pair that may not attend has a weight"
+    if "probabilities" not in case.lacks:
+        assert jnp.all(found >= 0), "a weight is negative"
+        sums, real = found.sum(-1), jnp.broadcast_to(case.mask[:, None], found.shape[:-1])
+        _near(sums, jnp.ones_like(sums), "sums of weights and one", where=real)
+
+
+def cost(case: Case) -> None:
+    """`cost` counts the parameters exactly, and FLOPs and bytes that grow with the length."""
+    module, sizes = case.module(), case.sizes
+    short, long = (module.cost(n, width=sizes.width, batch=sizes.batch) for n in (sizes.tokens, 2 * sizes.tokens))
+    count = sum(leaf.size for leaf in jax.tree.leaves(case.variables["params"]))
+    assert short.params == count, f"cost counts {short.params} parameters, there are {count}"
+    assert 0 < short.flops < long.flops, "FLOPs do not grow with the length"
+    assert 0 < short.bytes < long.bytes, "bytes do not grow with the length"
+
+
+def energies(case: Case) -> None:
+    """The energy is a finite positive scalar, to which padding contributes nothing and gradients do not flow."""
+
+    def energy(params: Any, x: Array) -> tuple[Any, list[Array]]:
+        variables = {**case.variables, "params": params}
+        _, sown = case.module().apply(variables, x, case.mask, mutable=["energies"])
+        return sum((leaf.sum() for leaf in jax.tree.leaves(sown)), start=jnp.zeros(())), jax.tree.leaves(sown)
+
+    x = case.tokens()
+    compiled = jax.jit(jax.grad(energy, has_aux=True))
+    slopes, found = compiled(case.variables["params"], x)
+    if "energies" in case.lacks:
+        assert not found, "energies are declared as lacking, but reported"
+        return
+    assert len(found) == 1, f"{len(found)} energies are reported"
+    chex.assert_shape(found[0], ())
+    assert 0 < found[0] < jnp.inf, f"the energy is {found[0]}"
+    assert all(jnp.all(slope == 0) for slope in jax.tree.leaves(slopes)), "the energy has a gradient"
+    changed = jnp.where(case.mask[..., None], x, 100 * case.tokens(seed=2))
+    _near(compiled(case.variables["params"], changed)[1][0], found[0], "the energy after a change of padded tokens")
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _near(
+    found: Array,
+    expected: Array,
+    what: str,
+    *,
+    atol: float = 2e-5,
+    rtol: float = 1e-4,
+    where: Bool[Array, "..."] | None = None,
+) -> None:
+    found, expected = np.asarray(found), np.asarray(expected)
+    chosen = ... if where is None else np.asarray(where)
+    np.testing.assert_allclose(found[chosen], expected[chosen], atol=atol, rtol=rtol, err_msg=what)
+
+
+def _refuses(feature: str, ask: Callable[[], Any]) -> None:
+    try:
+        ask()
+    except ValueError:
+        return
+    raise AssertionError(f"{feature}: not to be had, but not refused either")

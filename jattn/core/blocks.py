@@ -65,7 +65,7 @@ def written(tree: PyTree, new: PyTree, start: Array) -> PyTree:
     return jax.tree.map(lambda leaf, rows: jax.lax.dynamic_update_slice_in_dim(leaf, rows, start, axis=3), tree, new)
 
 
-def lag_table(call: Call, g: Grid) -> Float[Array, "1 K|1 G|1 L"] | None:
+def lag_table(call: Call, g: Grid) -> Float[Array, "1 k g L"] | None:
     """The bias of every lag that can occur, from `offset - (padded keys - 1)` upwards; None without a bias."""
     if call.bias is None:
         return None

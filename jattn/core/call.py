@@ -27,7 +27,7 @@ class Call:
     score: Any
     bias: Any
     mask: Any
-    offset: Int[Array, ""]
+    offset: Any  # an integer scalar; jax.checkpoint hands it over as a NumPy one
     dropout: Dropout | None
     example: Int[Array, "B 1 1"]
     head: Int[Array, "1 K G"]

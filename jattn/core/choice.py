@@ -22,7 +22,8 @@ class Request:
     key_heads: int
     queries: int
     keys: int
-    dtype: Any
+    k: Tokens
+    v: Any
     score: Any
     bias: Any
     mask: Any
@@ -62,7 +63,7 @@ class Request:
                         f"parameters of a {name} lead with an axis of size {heads} (heads) or 1, got {jnp.shape(leaf)}"
                     )
         platform = jax.default_backend()
-        return cls(batch, heads, key_heads, queries, keys, v.dtype, score, bias, mask, offset, dropout, platform)
+        return cls(batch, heads, key_heads, queries, keys, k, v, score, bias, mask, offset, dropout, platform)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Attention as libraries compute it: XLA's and cuDNN's, through `jax.nn.dot_product_attention`."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 
@@ -55,19 +57,26 @@ def library(call: Call, implementation: str) -> tuple[Float[Array, "B H T E"], F
 
 def library_cannot(request: Request, implementation: str) -> str | None:
     """Why the library cannot serve a request, or None if it can."""
-    cudnn = implementation == "cudnn"
+    return next(_objections(request, cudnn=implementation == "cudnn"), None)
+
+
+def _objections(request: Request, cudnn: bool) -> Iterator[str]:
+    if cudnn and request.platform not in ("gpu", "cuda"):
+        yield "it needs an NVIDIA GPU"
+    if cudnn and request.v.dtype not in (jnp.float16, jnp.bfloat16):
+        yield "it takes float16 and bfloat16 only"
+    if type(request.score) is not Dot:
+        yield "it computes dot-product scores only"
+    elif features(request.k).shape[-1] != request.v.shape[-1]:
+        yield "it needs values as wide as keys"
     kinds = {type(term) for term in terms(request.bias)}
-    checks = (
-        (type(request.score) is not Dot, "it computes dot-product scores only"),
-        (not kinds <= {Causal, Window}, "its only biases are causal and window"),
-        (request.mask is not None, "it gives rows without keys a uniform softmax, so it takes no mask"),
-        (request.dropout is not None, "it has another dropout than by hash"),
-        (not (isinstance(request.offset, int) and request.offset == 0), "it has no offset of queries"),
-        (
-            bool(kinds) and request.queries != request.keys,
-            "its causal and window masks need as many queries as keys",
-        ),
-        (cudnn and request.platform not in ("gpu", "cuda"), "it needs an NVIDIA GPU"),
-        (cudnn and request.dtype not in (jnp.float16, jnp.bfloat16), "it takes float16 and bfloat16 only"),
-    )
-    return next((reason for fails, reason in checks if fails), None)
+    if not kinds <= {Causal, Window}:
+        yield "its only biases are causal and window"
+    if kinds and request.queries != request.keys:
+        yield "its causal and window masks need as many queries as keys"
+    if not (isinstance(request.offset, int) and request.offset == 0):
+        yield "it has no offset of queries"
+    if request.mask is not None:
+        yield "it gives rows without keys a uniform softmax, so it takes no mask"
+    if request.dropout is not None:
+        yield "it has another dropout than by hash"

@@ -11,6 +11,7 @@ maps it over batch and heads, and differentiates it where needed.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jattn.types import Array, Float, Int, Tokens
 
 
-def features(tokens: Tokens) -> Array:
+def features(tokens: Tokens) -> Any:
     """The features of tokens that are an array, or a dict with riders beside the entry "features"."""
     return tokens["features"] if isinstance(tokens, Mapping) else tokens
 

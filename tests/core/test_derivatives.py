@@ -1,0 +1,92 @@
+"""Which derivatives the fast path has, and the sentence in place of those it lacks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.core import Causal, attend
+from tests.core.cases import CASES, cast, tokens
+
+
+@pytest.fixture(scope="module")
+def call():
+    return cast(tokens(queries=131, keys=131, key_heads=6), jnp.float32)
+
+
+def loss(q, k, v, implementation=None):
+    out, lse = attend(q, k, v, bias=Causal(), implementation=implementation)
+    return (out**2).sum() + jnp.sin(lse).sum()
+
+
+def test_per_example_gradients(call):
+    one = jax.grad(lambda q, k, v: loss(q[None], k[None], v[None]))
+    each = jax.vmap(one)(call["q"], call["k"], call["v"])
+    np.testing.assert_allclose(each, jax.grad(loss)(call["q"], call["k"], call["v"]), atol=2e-5, rtol=1e-4)
+
+
+def test_forward_over_reverse_equals_dense(call):
+    tangent = jnp.cos(call["q"] * 3)
+
+    def product(implementation):
+        gradient = jax.grad(functools.partial(loss, implementation=implementation))
+        return jax.jit(lambda q, t: jax.jvp(lambda q: gradient(q, call["k"], call["v"]), (q,), (t,))[1])(
+            call["q"], tangent
+        )
+
+    np.testing.assert_allclose(product("blockwise"), product("dense"), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_forward_mode_raises_a_sentence(call, transform):
+    f = transform(lambda q: loss(q, call["k"], call["v"]))
+    with pytest.raises(Exception, match=r"forward-mode .* does not exist: .*implementation=\"dense\""):
+        jax.jvp(f, (call["q"],), (call["q"],))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_reverse_over_reverse_raises_a_sentence(call, transform):
+    f = transform(lambda q: (jax.grad(loss)(q, call["k"], call["v"]) ** 2).sum())
+    with pytest.raises(Exception, match=r"reverse-over-reverse .* does not exist: .*implementation=\"dense\""):
+        jax.grad(f)(call["q"])
+
+
+def test_dense_has_every_derivative(call):
+    f = functools.partial(loss, k=call["k"], v=call["v"], implementation="dense")
+    slope = jax.jvp(f, (call["q"],), (call["q"],))[1]
+    np.testing.assert_allclose(slope, jnp.vdot(jax.grad(f)(call["q"]), call["q"]), rtol=1e-4)
+    twice = jax.grad(lambda q: (jax.grad(f)(q) ** 2).sum())(call["q"])
+    once = jax.jvp(jax.grad(f), (call["q"],), (2 * jax.grad(f)(call["q"]),))[1]
+    np.testing.assert_allclose(twice, once, atol=1e-4, rtol=1e-3)
+
+
+def loops(f, *arguments):
+    """Number of loops with traced bounds in the traced program (compilation would merge equal ones)."""
+    return str(jax.make_jaxpr(f)(*arguments)).count("while[")
+
+
+def test_remat_can_keep_the_output_instead_of_running_the_loop_again(call):
+    arguments = call["q"], call["k"], call["v"]
+
+    def recomputing(policy):
+        return jax.grad(lambda *a: jax.checkpoint(lambda *a: loss(*a) ** 2, policy=policy)(*a))
+
+    keep = jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+    np.testing.assert_allclose(recomputing(keep)(*arguments), recomputing(None)(*arguments), rtol=1e-6)
+    plain = loops(jax.grad(lambda *a: loss(*a) ** 2), *arguments)
+    assert loops(recomputing(keep), *arguments) == plain
+    assert loops(recomputing(jax.checkpoint_policies.nothing_saveable), *arguments) > plain
+
+
+def test_integer_and_boolean_riders_are_not_differentiated():
+    call = cast(CASES["segments"](), jnp.float32)
+
+    def f(features):
+        q = {**call["q"], "features": features}
+        return (attend(**{**call, "q": q})[0] ** 2).sum()
+
+    gradient = jax.grad(f)(call["q"]["features"])
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0

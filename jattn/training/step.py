@@ -175,7 +175,7 @@ def make_eval_step(
     return eval_step
 
 
-def name_nonfinite(nonfinite: np.ndarray, params: PyTree) -> str:
+def name_nonfinite(nonfinite: np.ndarray | Array, params: PyTree) -> str:
     """Which of the things a step's `nonfinite` flags is to be named: on the host, after a voided step.
 
     Args:

@@ -40,6 +40,7 @@ class ClassifierHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None = None) -> Float[Array, "B N"]:
+        """Features and which of them are valid (None = all) to logits."""
         x = pool(x, mask, self.pooling)
         if self.hidden_dim is not None:
             options = {"use_bias": self.use_bias, "dtype": self.dtype}

@@ -71,7 +71,7 @@ def output_layer(features: int, *, use_bias: bool, dtype: DTypeLike, name: str =
     )
 
 
-def layer_norm(*, epsilon: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def layer_norm(*, epsilon: float | int, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
     """Layer norm over features with scale and bias; statistics in float32 whatever `dtype` is."""
     return nn.LayerNorm(
         epsilon=epsilon,
@@ -93,6 +93,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B T C"]) -> Float[Array, "*B T C"]:
+        """The mlp of every token."""
         options = {"use_bias": self.use_bias, "dtype": self.dtype}
         hidden = dense(self.hidden_dim, ("embed", "mlp"), name="hidden", **options)(x)
         hidden = activation(self.activation)(hidden)
@@ -107,6 +108,7 @@ class TokenEmbedding(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
+        """Declares the table."""
         self.embedding = self.param(
             "embedding",
             nn.with_logical_partitioning(nn.initializers.normal(self.width**-0.5), ("vocab", "embed")),
@@ -133,6 +135,7 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "B h w c"]) -> Float[Array, "B T C"]:
+        """One token a patch; UserError if the patch does not divide the pictures."""
         num_patches(images.shape[1:3], self.patch_size)
         x = nn.Conv(
             self.width,

@@ -79,6 +79,7 @@ class LearnedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, positions: Int[Array, " T"]) -> Float[Array, "T C"]:
+        """Rows of the positions, in float32; UserError if there are more of them than rows."""
         rows = self.max_length
         if rows is None:
             known = self.has_variable("params", "embedding")

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from jattn.training.metrics import read_csv
 
 
 def plot_curves(metrics: Path, picture: Path) -> None:
     """Draws the loss and the accuracy over the steps, of training and validation, from a metrics.csv to a PNG."""
+    from matplotlib.figure import Figure  # half a second that only the end of a run need wait for
+
     columns = read_csv(metrics)
     names = [name for name in ("loss", "accuracy") if f"train/{name}" in columns]
     figure = Figure(figsize=(5 * len(names), 3.5), layout="constrained")

@@ -47,6 +47,7 @@ def train(
     with contextlib.ExitStack() as stack:
         run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
         folder, console = stack.enter_context(run)
+        stop = stack.enter_context(StopRequest())
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(folder / "checkpoints", config.checkpoint, warn=console.warn))
         )
@@ -67,7 +68,6 @@ def train(
         if state is None:
             state = parallel.init_state()
 
-        stop = stack.enter_context(StopRequest())
         make = lambda n: data.train_batch(dataset, config.seed, n, config.data.batch_size)  # noqa: E731
         batches = stack.enter_context(
             contextlib.closing(data.prefetched(make, start, plan.total, config.data.prefetch))

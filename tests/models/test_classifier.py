@@ -1,0 +1,104 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.errors import UserError
+from jattn.models import TextClassifier
+from jattn.models.classifier import ClassifierHead, pool
+
+TEXTS = jnp.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0], [0, 0, 0, 0, 0]])
+SIZES = {"vocab_size": 11, "num_outputs": 3, "width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 12, "implementation": "dense"}
+
+
+def made(seed=0, **options):
+    model = TextClassifier(**(SIZES | {"max_length": 13} | options))
+    rng = np.random.default_rng(seed)
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), TEXTS)["params"])
+    return model, jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, tokens):
+    return model.apply({"params": params}, tokens)
+
+
+def test_the_mean_is_over_valid_tokens_in_float32():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5, 2)), jnp.float32)
+    mask = TEXTS != 0
+    expected = np.stack([np.mean(x[0], axis=0), np.mean(x[1, :3], axis=0), np.zeros(2)])
+    np.testing.assert_allclose(pool(x, mask, "mean"), expected, atol=1e-6)
+    np.testing.assert_allclose(pool(x, None, "mean"), np.mean(x, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(pool(x, mask, "class_token"), x[:, 0])
+    # 300 ones in bfloat16 would add up to 256.
+    assert float(pool(jnp.ones((1, 300, 1), jnp.bfloat16), None, "mean")[0, 0]) == 1.0
+
+
+def test_the_head_has_one_relu_layer_where_asked():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 3)), jnp.float32)
+    rng = np.random.default_rng(2)
+    shapes = nn.unbox(ClassifierHead(5, hidden_dim=7).init(jax.random.key(0), x)["params"])
+    p = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    hidden = np.maximum(x[:, 0] @ p["hidden"]["kernel"] + p["hidden"]["bias"][None], 0)
+    expected = hidden @ p["output"]["kernel"] + p["output"]["bias"][None]
+    y = ClassifierHead(5, hidden_dim=7).apply({"params": p}, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert set(ClassifierHead(5).init(jax.random.key(0), x)["params"]) == {"output"}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_token"])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_more_padding_changes_nothing(pooling, positions):
+    model, params = made(pooling=pooling, positions=positions)
+    short = np.asarray(forward(model, params, TEXTS))
+    long = np.asarray(forward(model, params, jnp.pad(TEXTS, ((0, 0), (0, 7)))))
+    np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(short).all()
+    assert np.abs(short[0] - short[1]).max() > 1e-2
+    # What padding embeds to is of no consequence either.
+    table = params["token_embedding"]["embedding"].at[0].add(100.0)
+    other = params | {"token_embedding": {"embedding": table}}
+    np.testing.assert_allclose(forward(model, other, TEXTS)[:2], short[:2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_text_of_padding_alone_has_finite_logits_and_gradients():
+    model, params = made()
+    value, gradients = jax.jit(jax.value_and_grad(lambda p: model.apply({"params": p}, TEXTS[2:]).sum()))(params)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    # Nothing was read: the logits are the output layer's bias.
+    np.testing.assert_allclose(value, params["head"]["output"]["bias"].sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_token"])
+def test_every_token_is_read_in_both_directions(pooling):
+    model, params = made(pooling=pooling)
+    y = forward(model, params, TEXTS)
+    for t in range(5):
+        changed = forward(model, params, TEXTS.at[0, t].set(7))
+        assert float(jnp.abs(changed - y)[0].max()) > 1e-4
+        np.testing.assert_array_equal(changed[1:], y[1:])
+
+
+def test_the_class_token_takes_the_place_of_one_token():
+    model, params = made(pooling="class_token", max_length=6)
+    assert params["class_token"].shape == (8,)
+    assert params["position_embedding"]["embedding"].shape == (6, 8)
+    with pytest.raises(UserError, match="sequence of 6 tokens is longer than max_length 5"):
+        jax.eval_shape(model.clone(max_length=5).init, jax.random.key(0), TEXTS)
+
+
+def test_bfloat16_gives_float32_logits():
+    model, params = made(dtype="bfloat16", head_hidden_dim=5)
+    y = forward(model, params, TEXTS)
+    assert (y.shape, y.dtype) == ((3, 3), jnp.float32)
+    exact = forward(model.clone(dtype="float32"), params, TEXTS)
+    assert float(jnp.abs(y - exact).max() / jnp.abs(exact).max()) < 5e-2
+
+
+def test_an_unknown_pooling_names_the_nearest():
+    with pytest.raises(UserError, match="unknown pooling 'classtoken': did you mean 'class_token'"):
+        TextClassifier(**SIZES, pooling="classtoken")

@@ -1,0 +1,69 @@
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.errors import UserError
+from jattn.models.positions import LearnedPositions, sinusoidal, sinusoidal_neural
+
+
+@pytest.mark.parametrize("width", [8, 7])
+def test_sinusoidal_channels(width):
+    table = np.zeros((13, width))
+    for t in range(13):
+        for c in range(0, width, 2):
+            angle = t * 10000.0 ** (-c / width)
+            table[t, c] = math.sin(angle)
+            if c + 1 < width:
+                table[t, c + 1] = math.cos(angle)
+    np.testing.assert_allclose(sinusoidal(jnp.arange(13), width), table, atol=2e-6)
+
+
+@pytest.mark.parametrize("width", [8, 7])
+def test_sinusoidal_channels_as_released_with_neural_attention(width):
+    table = np.zeros((13, width))
+    for t in range(13):
+        for i in range(0, width, 2):
+            table[t, i] = math.sin(t / 10000.0 ** (2 * i / width))
+            if i + 1 < width:
+                table[t, i + 1] = math.cos(t / 10000.0 ** ((2 * i + 1) / width))
+    np.testing.assert_allclose(sinusoidal_neural(jnp.arange(13), width), table, atol=2e-6)
+
+
+def test_sinusoids_depend_on_the_position_not_on_the_row():
+    whole = sinusoidal(jnp.arange(1024), 16)
+    np.testing.assert_array_equal(sinusoidal(jnp.asarray([1000, 3]), 16), whole[jnp.asarray([1000, 3])])
+
+
+def test_sinusoids_stay_accurate_far_out():
+    angles = 5000 * 10000.0 ** (-np.arange(0, 16, 2) / 16)
+    np.testing.assert_allclose(sinusoidal(jnp.asarray([5000]), 16)[0, ::2], np.sin(angles), atol=5e-4)
+
+
+def test_learned_positions_are_rows():
+    table = LearnedPositions(max_length=5, width=3)
+    params = nn.unbox(table.init(jax.random.key(0), jnp.arange(2)))["params"]
+    assert params["embedding"].shape == (5, 3)
+    rows = table.apply({"params": params}, jnp.asarray([4, 1]))
+    np.testing.assert_array_equal(rows, params["embedding"][jnp.asarray([4, 1])])
+
+
+def test_a_learned_position_past_the_end_is_nan():
+    table = LearnedPositions(max_length=5, width=3)
+    variables = table.init(jax.random.key(0), jnp.arange(5))
+    rows = np.asarray(table.apply(variables, jnp.asarray([4, 5])))
+    assert np.isfinite(rows[0]).all()
+    assert np.isnan(rows[1]).all()
+
+
+@pytest.mark.parametrize("max_length", [5, None])
+def test_a_sequence_longer_than_the_table_is_refused(max_length):
+    table = LearnedPositions(max_length=max_length, width=3)
+    variables = table.init(jax.random.key(0), jnp.arange(5))
+    for boxed in (variables, nn.unbox(variables)):
+        assert table.apply(boxed, jnp.arange(4)).shape == (4, 3)
+        with pytest.raises(UserError, match="sequence of 6 tokens is longer than max_length 5"):
+            table.apply(boxed, jnp.arange(6))

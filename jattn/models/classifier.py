@@ -64,7 +64,7 @@ class Classifier(Transformer, kw_only=True):
         self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B N"]:
         """Embeddings to logits. To be called inside a model's compact method."""
-        x = self.features(x, mask, deterministic, class_token=self.pooling == "class_token")
+        x, mask = self.features(x, mask, deterministic, class_token=self.pooling == "class_token")
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "name": "head"}
         return ClassifierHead(self.num_outputs, self.pooling, self.head_hidden_dim, **options)(x, mask)
 

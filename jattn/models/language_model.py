@@ -31,7 +31,7 @@ class LanguageModel(Transformer, kw_only=True):
     def __call__(self, inputs: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
         """Tokens to float32 logits over the vocabulary. Tied output weights have no bias."""
         embedding = TokenEmbedding(self.vocab_size, self.width, self.dtype, name="token_embedding")
-        x = self.features(embedding(inputs), None, deterministic)
+        x, _ = self.features(embedding(inputs), None, deterministic)
         if self.tie_embeddings:
             return embedding.attend(x)
         return output_layer(self.vocab_size, use_bias=self.use_bias, dtype=self.dtype)(x)

@@ -98,8 +98,8 @@ class Transformer(nn.Module, kw_only=True):
         deterministic: bool,
         *,
         class_token: bool = False,
-    ) -> Float[Array, "B S C"]:
-        """From token or patch embeddings to what the output layer sees; S = T, or T + 1 with a class token in front.
+    ) -> tuple[Float[Array, "B S C"], Bool[Array, "B S"] | None]:
+        """From token or patch embeddings to what the output layer sees, and its mask; a class token adds one in front.
 
         To be called inside a model's compact method, so that the layers belong to the model.
         """
@@ -125,7 +125,7 @@ class Transformer(nn.Module, kw_only=True):
                 x = self._add_learned(x, positions, f"position_embedding_{i}")
             x = block(mechanism=layer, **options, name=f"block_{i}")(x, mask, deterministic)
         has_final_norm = self.norm_position == "pre" if self.final_norm is None else self.final_norm
-        return norm(name="norm_output")(x) if has_final_norm else x
+        return (norm(name="norm_output")(x) if has_final_norm else x), mask
 
     @nn.nowrap
     def _prepend_class_token(self, x: Array, mask: Array | None) -> tuple[Array, Array | None]:

@@ -11,7 +11,15 @@ from jattn.models import TextClassifier
 from jattn.models.classifier import ClassifierHead, pool
 
 TEXTS = jnp.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0], [0, 0, 0, 0, 0]])
-SIZES = {"vocab_size": 11, "num_outputs": 3, "width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 12, "implementation": "dense"}
+SIZES = {
+    "vocab_size": 11,
+    "num_outputs": 3,
+    "width": 8,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 12,
+    "implementation": "dense",
+}
 
 
 def made(seed=0, **options):

@@ -36,12 +36,12 @@ def test_every_model_is_built_and_runs():
 
 
 def test_every_option_reaches_the_model():
-    options = dict(
-        width=12, depth=3, num_heads=3, mlp_dim=20, activation="relu", norm_position="post", norm_epsilon=1e-5,
-        final_norm=True, embedding_norm=True, use_bias=False, positions="sinusoidal", embedding_scale=2.5,
-        max_length=9, dropout_rate=0.1, attention_dropout_rate=0.2, remat="block", dtype="bfloat16",
-        implementation="dense",
-    )  # fmt: skip
+    options = {
+        "width": 12, "depth": 3, "num_heads": 3, "mlp_dim": 20, "activation": "relu", "norm_position": "post",
+        "norm_epsilon": 1e-5, "final_norm": True, "embedding_norm": True, "use_bias": False,
+        "positions": "sinusoidal", "embedding_scale": 2.5, "max_length": 9, "dropout_rate": 0.1,
+        "attention_dropout_rate": 0.2, "remat": "block", "dtype": "bfloat16", "implementation": "dense",
+    }  # fmt: skip
     shared = {"tie_embeddings": True} | options
     model = build(config(**shared), LANGUAGE)
     assert {name: getattr(model, name) for name in shared} == shared

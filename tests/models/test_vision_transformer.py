@@ -9,7 +9,15 @@ import pytest
 from jattn.errors import UserError
 from jattn.models import VisionTransformer
 
-SIZES = {"num_outputs": 3, "patch_size": 2, "width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 12, "implementation": "dense"}
+SIZES = {
+    "num_outputs": 3,
+    "patch_size": 2,
+    "width": 8,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 12,
+    "implementation": "dense",
+}
 PICTURES = jnp.asarray(np.random.default_rng(9).normal(size=(2, 4, 6, 1)), jnp.float32)
 
 

@@ -23,8 +23,8 @@ from jattn.errors import UserError
 from jattn.types import Array, Bool, DTypeLike, Float, Int, Tokens
 
 FEATURES = {
-    "bidirectional": "causal=False",
-    "causal": "causal=True",
+    "bidirectional": "bidirectional form (causal=False)",
+    "causal": "causal form (causal=True)",
     "context": "cross-attention to a context",
     "segments": "segment ids of packed sequences as mask",
     "truncation": "outputs of real tokens that do not depend on how much padding follows them",
@@ -105,8 +105,9 @@ class Attention(nn.Module):
             raise UserError("decode=True needs causal=True: a token's output may not depend on later tokens")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise UserError(f"dropout_rate {self.dropout_rate} is no share: it must lie in [0, 1)")
-        if self.num_heads < 1:
-            raise UserError(f"num_heads is {self.num_heads}: there must be at least one head")
+        for name, size in (("num_heads", self.num_heads), ("head_dim", self.head_dim)):
+            if size is not None and size < 1:
+                raise UserError(f"{name} is {size}: it must be at least 1")
         super().__post_init__()
 
     def begin(self, x: Array, mask: Array | None, context: Array | None) -> Inputs:

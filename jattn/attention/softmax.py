@@ -70,7 +70,9 @@ class SoftmaxAttention(Attention):
             return self.num_heads
         if self.num_key_heads < 1 or self.num_heads % self.num_key_heads:
             allowed = ", ".join(map(str, divisors(self.num_heads)))
-            raise UserError(f"num_key_heads {self.num_key_heads} does not divide num_heads: choose from {allowed}")
+            raise UserError(
+                f"num_key_heads {self.num_key_heads} does not divide num_heads {self.num_heads}: choose from {allowed}"
+            )
         return self.num_key_heads
 
     def _norm(self, name: str) -> nn.RMSNorm:

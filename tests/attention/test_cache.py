@@ -1,0 +1,129 @@
+"""Decoding with a cache: sizes, chunks, padding, segments, and what goes wrong."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.attention import SoftmaxAttention
+from jattn.errors import UserError
+
+B, H, K, D, T, C = 2, 6, 3, 4, 7, 13
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Module without a cache, its parameters, an empty cache, and tokens."""
+    module = SoftmaxAttention(num_heads=H, num_key_heads=K, head_dim=D, causal=True, rotary=True)
+    x = jax.random.normal(jax.random.key(0), (B, T, C))
+    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    return module, variables["params"], variables["cache"], x
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(module, params, cache, x, mask=None):
+    y, updated = module.clone(decode=True).apply({"params": params, "cache": cache}, x, mask, mutable=["cache"])
+    return y, updated["cache"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def full_pass(module, params, x, mask=None):
+    return module.apply({"params": params}, x, mask)
+
+
+def decoded(model, lengths, masks=None):
+    """Outputs and last cache of decoding chunks of these lengths; masks: one a chunk."""
+    module, params, cache, x = model
+    outputs, start = [], 0
+    for i, length in enumerate(lengths):
+        y, cache = step(module, params, cache, x[:, start : start + length], None if masks is None else masks[i])
+        outputs.append(y)
+        start += length
+    return jnp.concatenate(outputs, 1), cache
+
+
+def test_init_sizes_the_cache_and_leaves_it_empty(model):
+    _, _, cache, _ = model
+    assert {name: leaf.shape for name, leaf in cache.items()} == {
+        "cached_key": (B, K, T, D),
+        "cached_value": (B, K, T, D),
+        "cached_mask": (B, 1, T),
+        "cache_index": (),
+    }
+    assert not any(leaf.any() for leaf in cache.values())
+
+
+def test_the_index_counts_tokens(model):
+    assert decoded(model, [3, 1])[1]["cache_index"] == 4
+
+
+@pytest.mark.parametrize("lengths", [[7], [1, 6], [2, 3, 2], [1] * 7])
+def test_chunks_of_any_length_give_the_full_pass(model, lengths):
+    module, params, _, x = model
+    np.testing.assert_allclose(decoded(model, lengths)[0], full_pass(module, params, x), atol=2e-5)
+
+
+def test_padding_of_the_prompt_is_remembered(model):
+    module, params, _, x = model
+    mask = jnp.asarray([[True, False, True, True], [False, False, True, True]])
+    y, _ = decoded(model, [4, 1, 2], [mask, None, None])
+    full = full_pass(module, params, x, jnp.concatenate([mask, jnp.ones((B, 3), bool)], 1))
+    np.testing.assert_allclose(y[:, 2:], full[:, 2:], atol=2e-5)
+
+
+def test_segments_are_remembered(model):
+    module, params, _, x = model
+    ids = jnp.asarray([[1, 1, 2, 2, 2, 2, 3], [4, 4, 4, 4, 4, 2, 2]], jnp.int32)
+    y, _ = decoded(model, [4, 2, 1], [ids[:, :4], ids[:, 4:6], ids[:, 6:]])
+    np.testing.assert_allclose(y, full_pass(module, params, x, ids), atol=2e-5)
+
+
+def test_outputs_past_the_end_are_nan(model):
+    module, params, _, x = model
+    y, cache = decoded(model, [5, 2])
+    assert jnp.all(jnp.isfinite(y))
+    y, _ = step(module, params, cache, x[:, :1])
+    assert jnp.all(jnp.isnan(y))
+
+
+def test_a_chunk_across_the_end_is_nan(model):
+    module, params, _, x = model
+    _, cache = decoded(model, [5])
+    y, _ = step(module, params, cache, x[:, :3])
+    assert jnp.all(jnp.isnan(y))
+
+
+def test_a_chunk_longer_than_the_cache_is_refused(model):
+    module, params, cache, x = model
+    longer = jnp.concatenate([x, x], 1)
+    with pytest.raises(UserError, match=r"key of shape \(2, 3, 14, 4\) does not fit into the cache .*\(2, 3, 7, 4\)"):
+        step(module, params, cache, longer)
+
+
+def test_another_batch_is_refused(model):
+    module, params, cache, x = model
+    with pytest.raises(UserError, match="initialise the cache with an input of this batch"):
+        step(module, params, cache, x[:1, :1])
+
+
+def test_a_missing_cache_is_refused(model):
+    module, params, _, x = model
+    with pytest.raises(UserError, match="decode=True needs a cache"):
+        module.clone(decode=True).apply({"params": params}, x[:, :1], mutable=["cache"])
+
+
+def test_weights_of_a_decoding_module_are_those_of_one_pass(model):
+    module, params, cache, x = model
+    weights = functools.partial(jax.jit(module.apply, static_argnames="method"), method="weights")
+    decoding = functools.partial(jax.jit(module.clone(decode=True).apply, static_argnames="method"), method="weights")
+    np.testing.assert_array_equal(decoding({"params": params, "cache": cache}, x), weights({"params": params}, x))
+
+
+def test_leading_batch_axes_share_one_cache(model):
+    module, params, _, x = model
+    x = x[:, None]
+    cache = jax.jit(module.clone(decode=True).init)(jax.random.key(0), x)["cache"]
+    y, _ = step(module, params, cache, x[..., :3, :])
+    np.testing.assert_allclose(y, full_pass(module, params, x)[..., :3, :], atol=2e-5)

@@ -1,0 +1,55 @@
+"""Rotary positions against complex numbers, and the properties they are made for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.attention.rotary import rotate
+from jattn.errors import UserError
+
+B, H, T, D = 2, 3, 5, 14
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(0), (B, H, T, D))
+
+
+@pytest.mark.parametrize(("offset", "base"), [(0, 10000.0), (11, 100)])
+def test_features_are_points_of_the_plane_turned_by_their_position(x, offset, base):
+    points = np.asarray(x[..., : D // 2], np.float64) + 1j * np.asarray(x[..., D // 2 :], np.float64)
+    angles = (offset + np.arange(T))[:, None] * float(base) ** (-2 * np.arange(D // 2) / D)
+    turned = points * np.exp(1j * angles)
+    expected = np.concatenate([turned.real, turned.imag], -1)
+    np.testing.assert_allclose(rotate(x, offset, base), expected, atol=2e-6)
+
+
+def test_a_quarter_turn():
+    one = jnp.asarray([1.0, 0.0]).reshape(1, 1, 1, 2)
+    quarter = rotate(jnp.repeat(one, 3, axis=2), 0)[0, 0]
+    np.testing.assert_allclose(quarter, [[np.cos(t), np.sin(t)] for t in range(3)], atol=1e-6)
+
+
+def test_products_depend_on_the_difference_of_positions(x):
+    q, k = x, x[::-1]
+    near, far = (jnp.einsum("bhtd,bhsd->bhts", rotate(q, n), rotate(k, n)) for n in (0, 37))
+    np.testing.assert_allclose(near, far, atol=1e-4)
+    assert not np.allclose(near, jnp.einsum("bhtd,bhsd->bhts", q, k), atol=1e-1)
+
+
+def test_the_offset_may_be_traced(x):
+    later = jax.jit(rotate)(x[:, :, 2:], jnp.asarray(2))
+    np.testing.assert_allclose(later, rotate(x)[:, :, 2:], atol=1e-6)
+
+
+def test_angles_are_exact_in_bfloat16_too(x):
+    turned = rotate(x.astype(jnp.bfloat16), 4096)
+    assert turned.dtype == jnp.bfloat16
+    exact = rotate(x.astype(jnp.bfloat16).astype(jnp.float32), 4096)
+    np.testing.assert_allclose(turned.astype(jnp.float32), exact, atol=2e-2)
+
+
+def test_an_odd_head_is_refused(x):
+    with pytest.raises(UserError, match="head_dim is 13: choose an even one"):
+        rotate(x[..., :13])

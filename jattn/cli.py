@@ -270,7 +270,7 @@ def _parse(values: flags.FlagValues, line: list[str]) -> None:
     except flags.UnrecognizedFlagError as error:
         raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in values]) from None
     except flags.IllegalFlagValueError as error:
-        raise _illegal_value(error) from None
+        raise _illegal_value(error, line) from None
     except flags.Error as error:
         raise UserError(f"{error}: see --help") from None
     except UserError:
@@ -281,20 +281,19 @@ def _parse(values: flags.FlagValues, line: list[str]) -> None:
         raise UserError(f"unexpected argument {extra[0]!r}: flags begin with --, see --help")
 
 
-def _illegal_value(error: flags.IllegalFlagValueError) -> UserError:
-    cause: BaseException | None = error
-    while cause is not None:  # ml_collections and absl each wrapped what get_config raised
-        if isinstance(cause, UserError):
-            return cause
-        deepest, cause = cause, cause.__cause__ or cause.__context__
-    option = re.match(r"flag --config\.([\w.]+)=(.*): ", str(error), flags=re.DOTALL)
+def _illegal_value(error: flags.IllegalFlagValueError, line: list[str]) -> UserError:
+    option = re.match(r"flag --config\.([\w.]+)=", str(error))
     if option is not None:
-        name, value = option.groups()
+        name = option[1]
+        value = [word.partition("=")[2] for word in line if word.startswith(f"--config.{name}=")][-1]
         expected = config_json.type_name(config_json.field_types(Config)[name])
         return UserError(f"config.{name} must be {expected}, not {value!r}")
-    if str(error).startswith("flag --config="):
-        return _broken_config(deepest)
-    return UserError(f"{error}: see --help")
+    if not str(error).startswith("flag --config="):
+        return UserError(f"{error}: see --help")
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper  # ml_collections and absl each wrapped what get_config raised
+    return cause if isinstance(cause, UserError) else _broken_config(cause)
 
 
 def _broken_config(error: BaseException) -> UserError:

@@ -17,7 +17,7 @@ from jattn.training.interrupt import StopRequest
 from jattn.training.journal import Journal
 from jattn.training.metrics import Records
 from jattn.training.progress import duration
-from jattn.training.run import open_run, write_atomically
+from jattn.training.run import open_run, store_config, write_atomically
 from jattn.training.validation import evaluate_split, evaluated_params
 
 
@@ -46,7 +46,7 @@ def train(
     plan, parallel, dataset = experiment.plan, experiment.parallel, experiment.dataset
     with contextlib.ExitStack() as stack:
         run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
-        folder, console = stack.enter_context(run)
+        folder, console, changes = stack.enter_context(run)
         stop = stack.enter_context(StopRequest())
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(folder / "checkpoints", config.checkpoint, warn=console.warn))
@@ -55,6 +55,9 @@ def train(
         if checkpoints.steps():
             state, info = checkpoints.restore(parallel.abstract_state)
             start = info["step"]
+        if changes:
+            console.warn(f"continuing with another config: {'; '.join(changes)}")
+            store_config(folder, config)
         records = stack.enter_context(
             Records(folder, info["positions"] if info else {}, start + 1, config.logging.tensorboard)
         )

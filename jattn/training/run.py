@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from jattn import config_json
 from jattn.config import Config
@@ -21,20 +21,30 @@ LOCK = ".lock"
 LOG = "log.txt"
 
 
+class Run(NamedTuple):
+    """An open run.
+
+    Attributes:
+      folder: its absolute path.
+      console: whose lines also go to log.txt.
+      changes: options in which the config differs from the stored one; empty unless that was allowed. Once
+        the run is known to continue, `store_config` makes the new config the stored one.
+    """
+
+    folder: Path
+    console: Console
+    changes: list[str]
+
+
 @contextlib.contextmanager
-def open_run(
-    workdir: Path, config: Config, *, restart: bool, allow_config_change: bool
-) -> Iterator[tuple[Path, Console]]:
+def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_change: bool) -> Iterator[Run]:
     """Makes or reopens the folder of a run and keeps others out of it until the context is left.
 
     Args:
       workdir: the folder. One that holds a run of the same config continues it.
-      config: of the run; stored in the folder.
+      config: of the run; stored in the folder of a new one.
       restart: begin anew; an existing run is kept under another name.
-      allow_config_change: continue a run in spite of another config, which is stored and shown.
-
-    Yields:
-      The absolute folder, and the console whose lines also go to its `log.txt`.
+      allow_config_change: continue a run in spite of another config.
 
     Raises:
       UserError: another config, another process in the folder, a folder of something else, or unwritable.
@@ -56,15 +66,13 @@ def open_run(
                     moved = _move_aside(folder)
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
-            if old is None or restart or changes:
-                write_atomically(folder / CONFIG, config_json.to_json(config))
+            if old is None or restart:
+                store_config(folder, config)
             log = stack.enter_context((folder / LOG).open("a"))
         console = stack.enter_context(Console(log))
         if moved is not None:
             console.say(f"the old run has been kept as {moved}")
-        if changes:
-            console.warn(f"continuing with another config: {'; '.join(changes)}")
-        yield folder, console
+        yield Run(folder, console, changes)
 
 
 def read_config(workdir: Path) -> Config:
@@ -81,6 +89,11 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"{workdir} {what}: train first, or give the --workdir of a run") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the --workdir of a run") from error
+
+
+def store_config(folder: Path, config: Config) -> None:
+    """Makes `config` the one that the run in the folder belongs to."""
+    write_atomically(folder / CONFIG, config_json.to_json(config))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -70,8 +70,8 @@ def build(config: Config) -> Experiment:
       UserError: any option that is unknown, out of range or contradicts another.
     """
     dataset = data.build(config.data)
-    plan = make_plan(config, dataset.size("train"))
     model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
+    plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)
     steps = parallel.build(config, model, optimizer, dataset)
     names = _validation_metrics(config, dataset, model, steps)

@@ -1,0 +1,30 @@
+"""Text classifier on ListOps: the value of nested MIN, MAX, MED and SM (Long Range Arena's grammar, shorter).
+
+python train.py --config=configs/listops_classifier.py
+python eval.py --workdir=runs/listops_classifier
+"""
+
+from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
+from jattn.errors import unknown
+
+
+def get_config(arg: str = "") -> Config:
+    if arg not in ("", "smoke"):
+        raise unknown("argument of configs/listops_classifier.py", arg, ["smoke"])
+    config = Config(
+        steps=3000,
+        model=ModelConfig(name="text_classifier", width=64, depth=4, num_heads=4, positions="rotary"),
+        data=DataConfig(name="listops", options="max_depth=3, max_length=48", batch_size=64),
+        optim=OptimConfig(name="adamw", learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, clip_norm=1.0),
+        validation=ValidationConfig(every=500),
+        logging=LoggingConfig(every=100),
+    )
+    if arg == "smoke":
+        config.steps = 12
+        config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
+        config.data.options = "max_length=24, train_size=256, valid_size=32, test_size=32"
+        config.data.batch_size = 16
+        config.optim.warmup_steps = 2
+        config.validation = ValidationConfig(every=6)
+        config.logging = LoggingConfig(every=4, tensorboard=False)
+    return config

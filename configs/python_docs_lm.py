@@ -1,0 +1,36 @@
+"""Byte-level language model of Python's language reference (337 KB of text to train on, 19 KB to test).
+
+python train.py --config=configs/python_docs_lm.py
+python eval.py --workdir=runs/python_docs_lm
+"""
+
+from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
+from jattn.errors import unknown
+
+
+def get_config(arg: str = "") -> Config:
+    if arg not in ("", "smoke"):
+        raise unknown("argument of configs/python_docs_lm.py", arg, ["smoke"])
+    config = Config(
+        steps=800,
+        model=ModelConfig(name="language_model", width=128, depth=4, num_heads=4, positions="rotary", use_bias=False),
+        data=DataConfig(name="python_docs", options="sequence_length=256", batch_size=16),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=3e-3,
+            warmup_steps=50,
+            beta2=0.99,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),
+        validation=ValidationConfig(every=200),
+        logging=LoggingConfig(every=50),
+    )
+    if arg == "smoke":
+        config.steps = 12
+        config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
+        config.data.options, config.data.batch_size = "sequence_length=32", 8
+        config.optim.warmup_steps = 2
+        config.validation = ValidationConfig(every=6, batches=2)
+        config.logging = LoggingConfig(every=4, tensorboard=False)
+    return config

@@ -1,0 +1,32 @@
+"""Running the project's command lines in processes of their own, as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Variables of a process on the CPU that keeps its compiled programs in `cache`."""
+    return os.environ | {"JAX_PLATFORMS": "cpu", "JATTN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+
+
+def start(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.Popen:
+    """A process of `script`, its standard output and standard error as pipes of text."""
+    return subprocess.Popen(
+        [sys.executable, script, *argv],
+        cwd=ROOT,
+        env=environment(cache) | variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.CompletedProcess:
+    """The finished process of `script`."""
+    process = start(cache, script, *argv, **variables)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)

@@ -1,0 +1,139 @@
+"""A run that is killed, terminated and continued is, byte for byte, the run that was not."""
+
+import random
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import commands
+
+STEPS, LOG, VALIDATE = 200, 7, 50
+CASES = {
+    "plain": ["--config.model.dropout_rate=0.1"],
+    "accumulation": ["--config.optim.accumulation_steps=2", "--config.optim.name=sgd"],
+    "average": ["--config.optim.ema_decay=0.9", "--config.optim.schedule=plateau"],
+}
+"""Overrides of the smoke config of the digits, which has augmentation: dropout, micro-batches, an average of
+the parameters, and a schedule that depends on the losses seen."""
+
+
+def command(name, workdir):
+    return [
+        "train.py",
+        "--config=configs/digits_vit.py:smoke",
+        f"--config.steps={STEPS}",
+        "--config.data.batch_size=8",
+        f"--config.logging.every={LOG}",
+        f"--config.validation.every={VALIDATE}",
+        "--config.checkpoint.every=20",
+        f"--workdir={workdir}",
+        *CASES[name],
+    ]
+
+
+def interrupted(cache, name, workdir, number, lines):
+    """Runs until a random one of `lines` lines after the first step, then sends the signal: code, output, errors."""
+    process = commands.start(cache, *command(name, workdir))
+    left = random.randint(1, lines)
+    output = []
+    for line in process.stdout:
+        output.append(line)
+        left -= line.startswith("step ")
+        if left == 0:
+            process.send_signal(number)
+            break
+    rest, errors = process.communicate()
+    return process.returncode, "".join(output) + rest, errors
+
+
+class Story:
+    """What one case's processes did: `straight` without a stop; `run` killed, terminated and finished."""
+
+    def __init__(self, cache, name, folder):
+        self.straight, self.run, self.at_stop = folder / "straight", folder / "run", folder / "at_stop"
+        self.first = commands.run(cache, *command(name, self.straight))
+        self.killed = interrupted(cache, name, self.run, signal.SIGKILL, 14)
+        self.terminated = interrupted(cache, name, self.run, signal.SIGTERM, 8)
+        shutil.copytree(self.run, self.at_stop)
+        self.last = commands.run(cache, *command(name, self.run))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / "compiled"
+
+
+@pytest.fixture(scope="module")
+def stories(cache, tmp_path_factory):
+    folders = {name: tmp_path_factory.mktemp(name) for name in CASES}
+    with ThreadPoolExecutor(3) as pool:
+        return dict(zip(CASES, pool.map(lambda name: Story(cache, name, folders[name]), CASES), strict=True))
+
+
+def arrays(workdir):
+    """Every array of the last checkpoint by its name, as bytes with its dtype and shape."""
+    place = workdir / "checkpoints" / str(STEPS) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        names = reader.metadata(place).item_metadata.tree
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        tree = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in tree.items()}
+
+
+def assert_same_run(workdir, other):
+    assert (workdir / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    found, expected = arrays(workdir), arrays(other)
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == set()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_terminated_and_continued(name, stories):
+    story = stories[name]
+    assert story.first.returncode == 0, story.first.stderr
+    assert story.killed[0] == -signal.SIGKILL, story.killed
+    code, output, errors = story.terminated
+    assert code == 0, errors
+    step = output.split("stopped and saved at step ")[1].split(":")[0]
+    assert 0 < int(step) < STEPS
+    assert story.last.returncode == 0, story.last.stderr
+    assert f"continuing at step {step}:" in story.last.stdout
+    assert "warning" not in story.last.stdout + story.last.stderr
+    assert_same_run(story.run, story.straight)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_compared_is_all_there(name, stories):
+    rows = (stories[name].straight / "metrics.csv").read_text().splitlines()
+    assert len(set(rows)) == 1 + STEPS // LOG + 1 + STEPS // VALIDATE - 1  # header; the last row is both
+    found = arrays(stories[name].straight)
+    groups = {path.split("/")[0] for path in found}
+    assert groups == {"step", "params", "opt_state"} | ({"ema"} if name == "average" else set())
+    assert any(path.startswith("opt_state/plateau/") for path in found) == (name == "average")
+    averages = {path: value for path, value in found.items() if path.startswith("ema/")}
+    assert all(value != found[path.replace("ema/", "params/", 1)] for path, value in averages.items())
+
+
+def test_the_cases_differ(stories):
+    losses = {(story.straight / "metrics.csv").read_bytes() for story in stories.values()}
+    assert len(losses) == len(CASES)
+
+
+def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(stories, cache):
+    story = stories["plain"]
+    *_, before, newest = sorted((story.at_stop / "checkpoints").iterdir(), key=lambda entry: int(entry.name))
+    broken = max((newest / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken.write_bytes(content)
+    last = commands.run(cache, *command("plain", story.at_stop))
+    assert last.returncode == 0, last.stderr
+    assert f"warning: checkpoint {newest.name} is damaged: {broken}" in last.stdout
+    assert f"continuing at step {before.name}:" in last.stdout
+    kept = story.at_stop / "damaged" / newest.name / broken.relative_to(newest)
+    assert kept.read_bytes() == bytes(content)
+    assert_same_run(story.at_stop, story.straight)

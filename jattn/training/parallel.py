@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jattn.config import Config
 from jattn.data.dataset import Dataset
@@ -299,7 +299,7 @@ def state_shardings(params: PyTree, state: TrainState, mesh: Mesh) -> TrainState
     return jax.tree.map_with_path(sharding, state)
 
 
-def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Mesh axes for the logical names of an array's axes, by `LOGICAL_AXES`.
 
     An axis whose size the devices do not divide stays whole (a vocabulary of 257), and so does a second axis

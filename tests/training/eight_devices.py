@@ -1,0 +1,118 @@
+"""Trains on 1, 2, 4 and 8 of eight forced host devices: `python -m tests.training.eight_devices FOLDER`.
+
+Writes arrays.npz (case/parameter path -> array after five steps) and facts.json (case -> what else is to be known)
+into the folder. One process for all cases: starting JAX takes longer than most of them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+# Most of the time goes into compiling; unoptimized code compiles in half of it.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+
+import jax
+import numpy as np
+
+from jattn import data, models
+from jattn.config import Config
+from jattn.optim.build import build as build_optimizer
+from jattn.optim.parameters import path_name
+from jattn.training import parallel
+from tests.training.made_up import Data, Model, batch
+
+STEPS = 5
+
+
+def config(strategy, num_data, num_model, accumulation_steps=1, dropout_rate=0.0):
+    cfg = Config(steps=STEPS)
+    cfg.parallel.strategy, cfg.parallel.data, cfg.parallel.model = strategy, num_data, num_model
+    cfg.data.batch_size = 16
+    model = cfg.model
+    model.width, model.depth, model.num_heads, model.mlp_dim, model.patch_size = 16, 1, 2, 24, 4
+    model.dropout_rate = model.attention_dropout_rate = dropout_rate
+    optim = cfg.optim
+    # With Adam's usual epsilon the sign of a gradient of 1e-9, which is rounding, decides a step of full size.
+    optim.name, optim.learning_rate, optim.epsilon, optim.weight_decay = "adamw", 1e-2, 1e-3, 0.1
+    optim.clip_norm, optim.ema_decay, optim.accumulation_steps = 1.0, 0.9, accumulation_steps
+    return cfg
+
+
+def run(steps, batches, state, traces=()):
+    """Five steps; all arrays of the state after them, and facts about the run."""
+    facts = {"shards": _by_path(state, lambda x: list(x.addressable_shards[0].data.shape)), "losses": []}
+    for n, train_batch in enumerate(batches):
+        before, (state, metrics) = state, steps.train_step(state, train_batch)
+        facts["losses"].append(float(metrics["loss"][0] / metrics["loss"][1]))
+        facts["donated"] = all(x.is_deleted() for x in jax.tree.leaves(before))
+        facts["evaluated"] = jax.tree.map(float, steps.eval_step(state.ema, batches[0]))
+        if n == 0:
+            traced = len(traces)
+    facts["retraced"] = len(traces) - traced
+    facts["as_announced"] = all(
+        x.sharding.is_equivalent_to(y.sharding, x.ndim) and x.shape == y.shape and x.dtype == y.dtype
+        for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(steps.abstract_state), strict=True)
+    )
+    return _by_path(state, np.asarray), facts
+
+
+def _by_path(state, function):
+    return {path_name(path): function(x) for path, x in jax.tree.leaves_with_path(state)}
+
+
+def vision_transformer(strategy, num_data, num_model, dropout_rate):
+    cfg = config(strategy, num_data, num_model, dropout_rate=dropout_rate)
+    dataset = data.build(cfg.data)
+    model = models.build(cfg.model, dataset.task)
+    steps = parallel.build(cfg, model, build_optimizer(cfg.optim, STEPS), dataset)
+    batches = [data.train_batch(dataset, cfg.seed, n, cfg.data.batch_size) for n in range(STEPS)]
+    if not START:
+        START.append(jax.device_get(steps.init_state()))
+    shardings = jax.tree.map(lambda x: x.sharding, steps.abstract_state)
+    return run(steps, batches, jax.device_put(START[0], shardings))
+
+
+START = []  # the initial state of the vision transformer: it takes long to compile
+
+
+def made_up(strategy, num_data, num_model, accumulation_steps):
+    cfg = config(strategy, num_data, num_model, accumulation_steps)
+    traces = []
+    model = Model(regularizer=0.01, on_trace=lambda: traces.append(1))
+    steps = parallel.build(cfg, model, build_optimizer(cfg.optim, STEPS), Data())
+    arrays, facts = run(steps, [batch(n) for n in range(STEPS)], steps.init_state(), traces)
+    program = steps.lower_train_step("cpu").compile().as_text()
+    facts["moves"] = sum(program.count(f" {name}(") for name in ("all-to-all", "collective-permute", "all-gather"))
+    facts["sums"] = program.count(" all-reduce(")
+    return arrays, facts
+
+
+CASES = {
+    "vit jit 1": lambda: vision_transformer("jit", 1, 1, 0.2),
+    "vit jit 2": lambda: vision_transformer("jit", 2, 1, 0.2),
+    "vit jit 8": lambda: vision_transformer("jit", 8, 1, 0.2),
+    "vit jit 2x2": lambda: vision_transformer("jit", 2, 2, 0.2),
+    "vit pmap 1": lambda: vision_transformer("pmap", 1, 1, 0.0),
+    "vit pmap 2": lambda: vision_transformer("pmap", 2, 1, 0.0),
+    "vit pmap 8": lambda: vision_transformer("pmap", 8, 1, 0.0),
+    "made up jit 1": lambda: made_up("jit", 1, 1, 1),
+    "made up jit 2 in 4": lambda: made_up("jit", 2, 1, 4),
+    "made up jit 2x2 in 2": lambda: made_up("jit", 2, 2, 2),
+    "made up pmap 2 in 4": lambda: made_up("pmap", 2, 1, 4),
+}
+
+
+def main(folder: Path) -> None:
+    arrays, facts = {}, {}
+    for case, make in CASES.items():
+        of_case, facts[case] = make()
+        arrays |= {f"{case}/{name}": x for name, x in of_case.items()}
+    np.savez(folder / "arrays.npz", **arrays)
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    main(Path(sys.argv[1]))

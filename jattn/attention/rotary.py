@@ -30,5 +30,5 @@ def rotate(
     frequencies = float(base) ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = (positions[:, None] * frequencies[None, :])[None, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)

@@ -83,6 +83,7 @@ def test_values_of_a_fields_type(options):
         ({"spans": (1, 0.5)}, "option spans"),
         ({"kind": "some"}, "option kind of mechanism 'fancy' is 'some': it must be one of 'all', 'random'"),
         ({"rate": "high"}, "it must be float or int"),
+        ({"rate": True}, "option rate of mechanism 'fancy' is True"),
         ({"flag": 1}, "it must be bool"),
         ({"title": 3}, "it must be str or None"),
         ({"title": {}}, "it must be str or None"),

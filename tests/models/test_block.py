@@ -93,34 +93,18 @@ def test_the_mechanism_is_the_one_of_the_options():
 
 @pytest.fixture(scope="module")
 def gradients():
-    """Of two blocks in a row with dropout, by kind of remat: value and gradients, and the loops in the program."""
+    """Of a block with dropout, by kind of remat: value and gradient, and the loops in the program."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 6)), jnp.float32)
-
-    class Two(nn.Module):
-        remat: str
-
-        @nn.compact
-        def __call__(self, x):
-            for i in range(2):
-                kind = rematerialized(self.remat)
-                options = {"dropout_rate": 0.5, "implementation": "blockwise"}
-                x = kind(SOFTMAX, 2, 7, **options, name=f"block_{i}")(x, None, False)
-            return x
-
-    p = None
+    options = {"dropout_rate": 0.5, "implementation": "blockwise"}
+    p = made(block(**options), x)
     results = {}
     for remat in ("none", "block", "attention"):
-        module = Two(remat)
-        if p is None:
-            rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-            p = nn.unbox(jax.jit(module.init)(rngs, x)["params"])
+        module = rematerialized(remat)(SOFTMAX, 2, 7, norm_epsilon=1e-3, **options)
 
         def loss(p, module=module):
-            y = module.apply({"params": p}, x, rngs={"dropout": jax.random.key(2)})
-            return jnp.sum(y**2)
+            return jnp.sum(module.apply({"params": p}, x, None, False, rngs={"dropout": jax.random.key(2)}) ** 2)
 
-        step = jax.jit(jax.value_and_grad(loss))
-        lowered = step.lower(p)
+        lowered = jax.jit(jax.value_and_grad(loss)).lower(p)
         results[remat] = (*lowered.compile()(p), lowered.as_text().count("stablehlo.while"))
     return results
 
@@ -130,7 +114,7 @@ def test_remat_changes_no_value_and_no_gradient(gradients, remat):
     value, gradient, _ = gradients["none"]
     assert float(optax.tree.norm(gradient)) > 1
     np.testing.assert_allclose(gradients[remat][0], value, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients[remat][1], gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients[remat][1], gradient)
 
 
 def test_remat_recomputes_attention_unless_its_output_is_kept(gradients):

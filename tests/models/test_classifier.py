@@ -99,6 +99,12 @@ def test_the_class_token_takes_the_place_of_one_token():
         jax.eval_shape(model.clone(max_length=5).init, jax.random.key(0), TEXTS)
 
 
+def test_the_class_token_of_an_empty_text_attends_to_itself():
+    model, params = made(pooling="class_token", depth=1)
+    gradient = jax.jit(jax.grad(lambda p: model.apply({"params": p}, TEXTS[2:]).sum()))(params)
+    assert float(jnp.abs(gradient["block_0"]["attention"]["value"]["kernel"]).max()) > 1e-3
+
+
 def test_bfloat16_gives_float32_logits():
     model, params = made(dtype="bfloat16", head_hidden_dim=5)
     y = forward(model, params, TEXTS)

@@ -1,7 +1,9 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jattn.attention import MECHANISMS, Attention, Cost
 from jattn.config import ModelConfig
 from jattn.models import build, summary
 from jattn.models.summary import abstract_inputs, forward_flops
@@ -22,6 +24,39 @@ def test_flops_are_nearly_what_xla_counts(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     counted = jax.jit(model.apply).lower({"params": variables["params"]}, inputs).cost_analysis()["flops"]
     assert 0.93 < forward_flops(model, TASKS[name]) / counted < 1.0
+
+
+def test_a_tied_output_layer_costs_as_much_as_its_own():
+    task = TASKS["language_model"]
+    tied, own = (
+        forward_flops(build(ModelConfig(name="language_model", width=16, depth=1, tie_embeddings=tie), task), task)
+        for tie in (True, False)
+    )
+    assert own - tied == 32 * 256  # the bias
+
+
+class DenseInside(Attention):
+    """A mechanism that mixes no tokens, of a layer that flax counts and its own formula does too."""
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, *, context: None = None, deterministic: bool = True
+    ) -> jax.Array:
+        return nn.Dense(x.shape[-1], name="inside")(x)
+
+    def cost(self, T: int, S: int | None = None, *, width: int, batch: int = 1, dtype_bytes: int = 4) -> Cost:
+        return Cost(params=0, flops=1000 * batch, bytes=0)
+
+
+def test_layers_inside_a_mechanism_are_counted_by_its_formula_alone(monkeypatch):
+    task = TASKS["language_model"]
+    monkeypatch.setitem(MECHANISMS, "dense_inside", DenseInside)
+    model = build(ModelConfig(name="language_model", width=16, depth=3, pattern="dense_inside"), task)
+    mlp, output = 32 * (2 * 2 * 16 * 64 + 64 + 16), 32 * (2 * 16 * 256 + 256)
+    assert forward_flops(model, task) == 3 * (1000 + mlp) + output
+    text = summary(model, task, batch_size=4)
+    assert f"{forward_flops(model, task) / 1e3:.3g} kFLOP" in text
+    assert text.splitlines()[-1] == "block_0, block_1, block_2: computed by the mechanism itself"
 
 
 def test_the_text_names_every_layer_its_mechanism_and_the_implementation():

@@ -111,6 +111,7 @@ class Transformer(nn.Module, kw_only=True):
         length = x.shape[1]
         check_length(length, self.max_length)
         positions = self._first_position(length) + jnp.arange(length)
+        # The class token is scaled like the others, as in neural attention's vision model.
         x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.positions in FIXED:
             x = x + FIXED[self.positions](positions, self.width).astype(x.dtype)[None]
@@ -145,11 +146,10 @@ class Transformer(nn.Module, kw_only=True):
     @nn.nowrap
     def _first_position(self, length: int) -> Int[Array, ""] | int:
         """The position of this call's first token: 0, or when decoding the number of tokens seen by earlier calls."""
-        if not self.decode or self.is_initializing():
-            if self.decode:
-                self.variable("cache", "position", jnp.zeros, (), jnp.int32)
+        if not self.decode:
             return 0
         position = self.variable("cache", "position", jnp.zeros, (), jnp.int32)
         first = position.value
-        position.value = first + length
+        if not self.is_initializing():
+            position.value = first + length
         return first

@@ -217,7 +217,8 @@ class Attention(nn.Module):
         self.sow("energies", "energy", jnp.sum(rows.energy * pairs) / jnp.maximum(jnp.sum(pairs), 1.0))
         if intermediates:
             self.sow("intermediates", "statistics", rows)
-            self.sow("intermediates", "weights", _weights(inputs, q, k, terms))
+            weights = core.weights(q, k, **terms)
+            self.sow("intermediates", "weights", weights.reshape(*inputs.batch, *weights.shape[1:]))
 
     def finish(self, inputs: Inputs, out: Float[Array, "B H T E"]) -> Float[Array, "*B T C"]:
         """Heads merged by the projection "out" to x's width, batch axes restored; NaN past the end of a cache."""
@@ -256,14 +257,6 @@ def _riders(inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array], Any]:
     # Padding has segment 0 too: without the second mask padded tokens would attend to each other.
     queries = {"segment": inputs.query_mask[:, None]}
     return queries, {"segment": key_mask, "valid": key_mask != 0}, core.Segments() & core.Padding()
-
-
-def _weights(inputs: Inputs, q: Tokens, k: Tokens, terms: dict[str, Any]) -> Float[Array, "*B H T S"]:
-    """The weights that `attend` gives the values: attention to one-hot values."""
-    keys, heads = max(leaf.shape[2] for leaf in jax.tree.leaves(k)), max(leaf.shape[1] for leaf in jax.tree.leaves(k))
-    one_hot = jnp.broadcast_to(jnp.eye(keys)[None, None], (inputs.x.shape[0], heads, keys, keys))
-    weights, _ = core.attend(q, k, one_hot, **terms, implementation="dense")
-    return weights.reshape(*inputs.batch, *weights.shape[1:])
 
 
 def _with_riders(tokens: Tokens, riders: dict[str, Array]) -> Tokens:

@@ -6,6 +6,7 @@ from jattn.core.dropout import Dropout
 from jattn.core.masks import All, Allowed, Mask, Padding, Segments
 from jattn.core.scores import Dot, features
 from jattn.core.statistics import Statistics, mean_energy, statistics
+from jattn.core.weights import weights
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -26,4 +27,5 @@ __all__ = [
     "features",
     "mean_energy",
     "statistics",
+    "weights",
 ]

@@ -1,6 +1,7 @@
 """The reference: builds the (T, S) matrix, differentiable any number of times in any mode."""
 
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jattn.core.call import Call, pair_allowed, pair_kept, pair_scores
 from jattn.types import Array, Float
@@ -44,4 +45,5 @@ def dense(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
         call.v[:, :, 0],
         preferred_element_type=weights.dtype,
     )
-    return call.ungroup(out.astype(call.v.dtype)), call.ungroup(lse)
+    out = checkpoint_name(call.ungroup(out.astype(call.v.dtype)), "attention_out")
+    return out, checkpoint_name(call.ungroup(lse), "attention_lse")

@@ -1,12 +1,28 @@
 """Attention on several devices: batch and heads are independent, so each device computes its own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
+from jattn.core.call import Call, group
 from jattn.core.choice import Request
-from jattn.types import DATA_AXIS, MODEL_AXIS, Array, PyTree
+from jattn.types import DATA_AXIS, MODEL_AXIS, Array, PyTree, Tokens
+
+
+def of_pairs(
+    function: Callable[[Call], PyTree], q: Tokens, k: Tokens, score: Any, bias: Any, mask: Any, offset: Any
+) -> PyTree:
+    """A function of the weights alone, for a call whose values have no features; results lead with B and H."""
+    keys = jax.tree.leaves(k)
+    batch = max(leaf.shape[0] for leaf in jax.tree.leaves((q, k)))
+    no_values = jnp.zeros((batch, max(leaf.shape[1] for leaf in keys), keys[0].shape[2], 0))
+    request = Request.of(q, k, no_values, score=score, bias=bias, mask=mask, offset=offset, dropout=None)
+    arguments = q, k, no_values, score, bias, mask, jnp.asarray(offset, jnp.int32), None
+    indices = jnp.arange(request.batch), jnp.arange(request.heads)
+    return divided(lambda *grouped: function(group(*grouped)), request)(*arguments, *indices)
 
 
 def divided(function: Callable, request: Request) -> Callable:

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jattn.core import blocks
-from jattn.core.call import Call, group
-from jattn.core.choice import Request
+from jattn.core.call import Call
 from jattn.core.scores import Dot
-from jattn.core.sharding import divided
+from jattn.core.sharding import of_pairs
 from jattn.types import Array, Float, Int, Tokens
 
 
@@ -50,13 +49,7 @@ def statistics(
     Gradients are stopped. O(T) memory. Arguments as in `jattn.core.attend`, dropout left out.
     """
     q, k, lse, score, bias, mask = jax.lax.stop_gradient((q, k, lse, score, bias, mask))
-    key_heads = max(leaf.shape[1] for leaf in jax.tree.leaves(k))
-    no_values = jnp.zeros((lse.shape[0], key_heads, jax.tree.leaves(k)[0].shape[2], 0))
-    q = {"tokens": q, "lse": lse}
-    request = Request.of(q, k, no_values, score=score, bias=bias, mask=mask, offset=offset, dropout=None)
-    arguments = q, k, no_values, score, bias, mask, jnp.asarray(offset, jnp.int32), None
-    indices = jnp.arange(request.batch), jnp.arange(request.heads)
-    return divided(lambda *grouped: _by_blocks(group(*grouped)), request)(*arguments, *indices)
+    return of_pairs(_by_blocks, {"tokens": q, "lse": lse}, k, score, bias, mask, offset)
 
 
 def _by_blocks(call: Call) -> Statistics:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.core import attend, mean_energy, statistics
+from jattn.core import attend, mean_energy, statistics, weights
 from jattn.core.call import group
 from jattn.core.choice import Request
 from jattn.core.dense import logits
@@ -27,6 +27,16 @@ def matrix(call):
 
     bare = full(**{name: call[name] for name in ("score", "offset") if name in call})
     return full(**{name: call[name] for name in names if name in call}), bare
+
+
+@pytest.mark.parametrize("name", ["padding, empty rows", "array of pairs"])
+def test_weights_are_what_multiplies_the_values(name):
+    call = cast(CASES[name](), jnp.float32)
+    found = weights(**{part: value for part, value in call.items() if part != "v"})
+    values = jnp.repeat(call["v"], 2, axis=1)
+    np.testing.assert_allclose(jnp.einsum("bhts,bhse->bhte", found, values), attend(**call)[0], atol=2e-5)
+    sums = np.asarray(found.sum(-1))
+    assert set(np.unique(sums.round(5))) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("name", ["dot", "padding, empty rows", "learned score and bias, padding"])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn import core
+from jattn.errors import UserError
 from jattn.testing.case import Case
 from jattn.types import Array, Bool
 

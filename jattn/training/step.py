@@ -201,5 +201,5 @@ def _sum_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def _nonfinite(arrays: list[Float[Array, "..."]]) -> Bool[Array, "N"]:
+def _nonfinite(arrays: list[Float[Array, "..."]]) -> Bool[Array, " N"]:
     return jnp.stack([~jnp.all(jnp.isfinite(x)) for x in arrays])

@@ -1,7 +1,9 @@
 """Small finished runs that several tests look at: each is trained once a session."""
 
 import contextlib
+import fcntl
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -21,11 +23,22 @@ def get_config(name: str, arg: str = "") -> Config:
     return module.get_config(arg)
 
 
+def session_folder(tmp_path_factory) -> Path:
+    """A folder that all workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def compiled_folder(tmp_path_factory) -> Path:
+    """Where this session's processes keep compiled programs: their JATTN_CACHE."""
+    return session_folder(tmp_path_factory) / "compiled"
+
+
 @contextlib.contextmanager
-def compiled_once(folder: Path):
-    """Programs compiled within are kept in `folder`: tests that train the same model compile it once."""
+def compiled_once(tmp_path_factory):
+    """Programs compiled within are kept for the session: tests that train the same model compile it once."""
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(compiled_folder(tmp_path_factory) / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     try:
         yield
@@ -34,15 +47,13 @@ def compiled_once(folder: Path):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
 
 
-def smoke_run(session: Path, name: str) -> Path:
-    """The folder of a finished run of a config's smoke version; look at it, but copy it before you change it.
-
-    Args:
-      session: folder of the test session, `tmp_path_factory.getbasetemp()`.
-      name: of the config.
-    """
-    folder = session / "smoke" / name
-    if not folder.exists():
-        with compiled_once(session / "compiled" / "jax"):
-            train(get_config(name, "smoke"), folder)
-    return folder
+def smoke_run(tmp_path_factory, name: str) -> Path:
+    """The folder of a finished run of a config's smoke version; look at it, but copy it before you change it."""
+    folder = session_folder(tmp_path_factory) / "smoke" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock, compiled_once(tmp_path_factory):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            train(get_config(name, "smoke"), folder / "run")
+            (folder / "done").touch()
+    return folder / "run"

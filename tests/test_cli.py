@@ -60,12 +60,12 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "compiled"
+    return runs.compiled_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    return runs.smoke_run(tmp_path_factory.getbasetemp(), "digits_vit")
+    return runs.smoke_run(tmp_path_factory, "digits_vit")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests import runs
 
 @pytest.mark.parametrize("name", runs.CONFIGS)
 def test_smoke_trains_and_evaluates(name, tmp_path_factory):
-    folder = runs.smoke_run(tmp_path_factory.getbasetemp(), name)
+    folder = runs.smoke_run(tmp_path_factory, name)
     columns = read_csv(folder / "metrics.csv")
     assert columns["step"][-1] == runs.get_config(name, "smoke").steps
     losses = [loss for part in ("train", "valid") for loss in columns[f"{part}/loss"] if loss is not None]

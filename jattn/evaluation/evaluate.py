@@ -29,7 +29,8 @@ def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "
       checkpoint: "best" (by the run's checkpoint.best_metric), "newest" or a step.
 
     Returns:
-      What was evaluated (workdir, split, examples, checkpoint, step, config_hash, jattn) and `measures`.
+      What was evaluated (workdir, split, its examples, counted: what the means are over, which is tokens for
+      language, checkpoint, step, config_hash, jattn) and `measures`.
 
     Raises:
       UserError: there is no run, no such split or checkpoint, or the checkpoint does not fit its config.
@@ -46,6 +47,7 @@ def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "
         "workdir": str(folder),
         "split": split,
         "examples": experiment.dataset.size(split),
+        "counted": round(sums["loss"][1]),
         "checkpoint": checkpoint,
         "step": info["step"],
         "config_hash": config_json.config_hash(config),

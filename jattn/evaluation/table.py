@@ -14,9 +14,11 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
         f"{results['workdir']}: {results['split']} split, {results['examples']:,} examples, "
         f"{results['checkpoint']} checkpoint (step {results['step']})"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in results["measures"].items():
         table.add_row(name, f"{value:.2%}" if name in PERCENT else f"{value:.4f}")
-    (Console() if console is None else console).print(table)
+    console = Console() if console is None else console
+    console.print(title, highlight=False, markup=False)
+    console.print(table)

@@ -1,9 +1,10 @@
 """What a user sees of a run: lines, which also go to log.txt, and on a terminal a bar below them."""
 
+import io
 import sys
 from types import TracebackType
-from typing import TextIO
 
+import rich.console
 from rich import progress as rich_progress
 
 
@@ -15,7 +16,7 @@ class Console:
       output: where lines are printed; None = standard output.
     """
 
-    def __init__(self, log: TextIO, output: TextIO | None = None):
+    def __init__(self, log: io.TextIOBase, output: io.TextIOBase | None = None):
         self._log = log
         self._output = sys.stdout if output is None else output
         self._bar: rich_progress.Progress | None = None
@@ -50,6 +51,7 @@ class Console:
                 rich_progress.TimeRemainingColumn(),
                 rich_progress.TextColumn("left"),
                 transient=True,
+                console=rich.console.Console(file=self._output),
             )
             self._task = self._bar.add_task("compiling", completed=done, total=total)
             self._bar.start()
@@ -65,7 +67,7 @@ class Console:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def training(self, step: int, total: int, numbers: str, seconds_left: float | None) -> None:
+    def training(self, step: int, total: int, numbers: str, seconds_left: float | int | None) -> None:
         """Training numbers of an interval: in the bar, or as a line; as a line of the log in any case."""
         left = "" if seconds_left is None else f"  {duration(seconds_left)} left"
         line = f"step {step}/{total}  {numbers}{left}"

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests import commands
+from tests import commands, runs
 
 STEPS, LOG, VALIDATE = 200, 7, 50
 CASES = {
@@ -64,7 +64,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "compiled"
+    return runs.compiled_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

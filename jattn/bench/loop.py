@@ -1,0 +1,110 @@
+"""`python -m jattn bench loop`: the time a training loop adds to the compiled step it calls.
+
+The loop is `jattn.training.train` itself, with its data, logging and metrics; validation and checkpoints are left
+out. The bare step is the same compiled function on one batch that already lies on the device. Both run in turn,
+repetition by repetition, so that ratios hold on a machine that does other things too.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import pathlib
+import runpy
+import tempfile
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jattn import data
+from jattn.bench.timing import Timing, machine
+from jattn.config import CheckpointConfig, Config, ValidationConfig
+from jattn.errors import UserError
+from jattn.training import setup, train
+from jattn.training.metrics import read_csv
+from jattn.training.step import make_train_step
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "--config", default="configs/digits_vit.py", help="whose model and data are used (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=300, help="of each repetition (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="repetitions (default: %(default)s)")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the results")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints a table.
+
+    Raises:
+      UserError: there is no such config, or fewer steps than two rows of metrics need.
+    """
+    config = _shortened(args.config, args.steps)
+    bare = _BareStep(config)
+    seconds = {"bare step": [], "training loop": []}
+    for _ in range(args.repeats):
+        seconds["bare step"].append(bare.seconds_per_step(config.logging.every))
+        seconds["training loop"].append(_loop_seconds_per_step(config))
+    bare_time, loop_time = (Timing(tuple(values)) for values in seconds.values())
+    ratio, low, high = loop_time.ratio_to(bare_time)
+    table = Table()
+    for column in ("", "ms per step", "quartiles"):
+        table.add_column(column, justify="right")
+    for name, timing in zip(seconds, (bare_time, loop_time), strict=True):
+        quartiles = " to ".join(f"{1e3 * value:.3f}" for value in timing.quartiles)
+        table.add_row(name, f"{1e3 * timing.median:.3f}", quartiles)
+    table.add_row("overhead", f"{ratio - 1:.1%}", f"{low - 1:.1%} to {high - 1:.1%}")
+    Console().print(table)
+    if args.out is not None:
+        results = {"config": args.config, "steps": args.steps, "seconds_per_step": seconds, "ratio": ratio}
+        args.out.write_text(json.dumps(machine() | results, indent=2) + "\n")
+
+
+class _BareStep:
+    """The compiled step of a config, with its state and one batch on the device."""
+
+    def __init__(self, config: Config):
+        experiment = setup.build(config)
+        self._batch = experiment.parallel.place(
+            data.train_batch(experiment.dataset, config.seed, 0, config.data.batch_size)
+        )
+        step = make_train_step(experiment.model, experiment.optimizer, config, experiment.dataset.prepare)
+        self._step = jax.jit(step, donate_argnums=0)
+        self._state, _ = self._step(experiment.parallel.init_state(), self._batch)
+
+    def seconds_per_step(self, steps: int) -> float:
+        """Median over blocks of so many steps, each waited for as a whole."""
+        blocks = []
+        for _ in range(8):
+            start = time.perf_counter()
+            for _ in range(steps):
+                self._state, _ = self._step(self._state, self._batch)
+            jax.block_until_ready(self._state)
+            blocks.append((time.perf_counter() - start) / steps)
+        return float(np.median(blocks))
+
+
+def _loop_seconds_per_step(config: Config) -> float:
+    """Median over the intervals between rows of metrics."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        train(config, pathlib.Path(folder) / "run")
+        rates = read_csv(pathlib.Path(folder) / "run" / "timing.csv")["steps_per_second"]
+    return float(np.median([1 / rate for rate in rates[1:] if rate is not None]))
+
+
+def _shortened(path: str, steps: int) -> Config:
+    """The config in a file, for so many steps, validated and saved only at the end."""
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"there is no config file {path!r}: give the path of one, such as configs/digits_vit.py")
+    config = runpy.run_path(path)["get_config"]()
+    config.steps, config.epochs = steps, None
+    if steps < 3 * config.logging.every:
+        raise UserError(f"--steps={steps} is too short: at least {3 * config.logging.every} for {path}")
+    config.validation = ValidationConfig(every=steps, batches=1)
+    config.checkpoint = CheckpointConfig(every=steps)
+    return config

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from jattn.config import Config
 from jattn.errors import UserError
 from jattn.optim.build import build as build_optimizer
-from jattn.training import parallel
+from jattn.training import parallel, placement
 from tests.training.made_up import Data, Model, batch
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_the_seed_decides_the_initial_state_and_the_strategy_does_not():
     ],
 )
 def test_layout(num_devices, options, expected):
-    assert parallel.layout(config(**options), num_devices) == expected
+    assert placement.layout(config(**options), num_devices) == expected
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_layout(num_devices, options, expected):
 )
 def test_what_a_user_can_get_wrong(num_devices, options, message):
     with pytest.raises(UserError, match=message):
-        parallel.layout(config(**options), num_devices)
+        placement.layout(config(**options), num_devices)
 
 
 def test_unknown_strategy():
@@ -193,13 +193,13 @@ def test_unknown_strategy():
 )
 def test_partition_spec(names, shape, expected):
     mesh = jax.sharding.AbstractMesh((2, 2), ("data", "model"))
-    assert parallel.partition_spec(names, shape, mesh) == expected
+    assert placement.partition_spec(names, shape, mesh) == expected
 
 
 def test_unknown_logical_axis():
     mesh = jax.sharding.AbstractMesh((2, 2), ("data", "model"))
     with pytest.raises(UserError, match="unknown logical axis 'head': did you mean 'heads'"):
-        parallel.partition_spec(("head",), (4,), mesh)
+        placement.partition_spec(("head",), (4,), mesh)
 
 
 def test_batches_are_placed_as_they_are():

@@ -12,10 +12,12 @@ def get_config(arg: str = "") -> Config:
     if arg not in ("", "smoke"):
         raise unknown("argument of configs/listops_classifier.py", arg, ["smoke"])
     config = Config(
-        steps=3000,
-        model=ModelConfig(name="text_classifier", width=64, depth=4, num_heads=4, positions="rotary"),
+        steps=1500,
+        model=ModelConfig(
+            name="text_classifier", width=64, depth=4, num_heads=4, positions="rotary", activation="relu"
+        ),
         data=DataConfig(name="listops", options="max_depth=3, max_length=48", batch_size=64),
-        optim=OptimConfig(name="adamw", learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, clip_norm=1.0),
+        optim=OptimConfig(name="muon", learning_rate=1e-2, warmup_steps=100, weight_decay=0.05, clip_norm=1.0),
         validation=ValidationConfig(every=500),
         logging=LoggingConfig(every=100),
     )

@@ -12,17 +12,21 @@ def get_config(arg: str = "") -> Config:
     if arg not in ("", "smoke"):
         raise unknown("argument of configs/mqar_lm.py", arg, ["smoke"])
     config = Config(
-        steps=3000,
-        model=ModelConfig(name="language_model", width=64, depth=2, num_heads=1, positions="learned"),
-        data=DataConfig(name="mqar", options="sequence_length=32, num_pairs=4, vocab_size=64", batch_size=64),
-        optim=OptimConfig(name="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=0.1, clip_norm=1.0),
-        validation=ValidationConfig(every=500),
-        logging=LoggingConfig(every=100),
+        steps=1000,
+        model=ModelConfig(
+            name="language_model", width=64, depth=2, num_heads=1, positions="learned", activation="relu"
+        ),
+        data=DataConfig(name="mqar", options="sequence_length=64, num_pairs=8, vocab_size=256", batch_size=32),
+        optim=OptimConfig(name="muon", learning_rate=1e-2, warmup_steps=100, weight_decay=0.1, clip_norm=1.0),
+        validation=ValidationConfig(every=250),
+        logging=LoggingConfig(every=50),
     )
     if arg == "smoke":
         config.steps = 12
         config.model.width = 16
-        config.data.options += ", train_size=256, valid_size=32, test_size=32"
+        config.data.options = (
+            "sequence_length=16, num_pairs=2, vocab_size=32, train_size=256, valid_size=32, test_size=32"
+        )
         config.data.batch_size = 16
         config.optim.warmup_steps = 2
         config.validation = ValidationConfig(every=6)

@@ -106,7 +106,7 @@ def prepared(base, finished_run):
 
 
 FOLDER_ERRORS = {
-    "another config": ["optim.learning_rate: 0.002 -> 0.5", "--restart", "--allow_config_change"],
+    "another config": ["optim.learning_rate: 0.01 -> 0.5", "--restart", "--allow_config_change"],
     "no checkpoint": ["holds no checkpoint"],
     "all damaged": ["damaged", "info/metadata does not have the checksum"],
     "all damaged, training": ["damaged", "info/metadata does not have the checksum", "--restart"],

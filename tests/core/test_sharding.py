@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 SCRIPT = """
-import re
+import contextlib, re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jattn.core import Causal, Dropout, attend
@@ -30,7 +30,8 @@ for shape in ((4, 2), (8, 1), (2, 4), (1, 2)):
                          devices=jax.devices()[: shape[0] * shape[1]])
     model = "model" if 2 % shape[1] == 0 else None
     placed = jax.device_put(call, NamedSharding(mesh, P("data", model)))
-    with jax.set_mesh(mesh):
+    # Without a mesh in sight the compiler divides the program by itself, from where its inputs lie.
+    with contextlib.nullcontext() if shape == (8, 1) else jax.set_mesh(mesh):
         run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
         found = run(parameters, placed, "blockwise")
         text = run.lower(parameters, placed, "blockwise").compile().as_text()

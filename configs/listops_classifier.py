@@ -2,6 +2,8 @@
 
 python train.py --config=configs/listops_classifier.py
 python eval.py --workdir=runs/listops_classifier
+
+About six minutes on two CPU cores. Test accuracy 57.7 % (ten classes; 2,000 expressions), still rising.
 """
 
 from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig

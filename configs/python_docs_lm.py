@@ -2,6 +2,9 @@
 
 python train.py --config=configs/python_docs_lm.py
 python eval.py --workdir=runs/python_docs_lm
+
+About seven minutes on two CPU cores. Test bits per byte 1.65; with --config.steps=300, two minutes, 1.86.
+(`xz -9e` needs 2.42 for the same bytes, 1.78 when it has seen the training text.)
 """
 
 from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig

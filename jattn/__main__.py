@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from jattn.bench import attention, loop
+from jattn.cli import prepare_process
 from jattn.errors import UserError
 
 BENCHMARKS = {
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's mistake is one sentence and exit code 2."""
     args = parser().parse_args(argv)
+    prepare_process()
     try:
         args.run(args)
     except UserError as error:

@@ -200,6 +200,15 @@ def test_the_user_s_path(base, cache, finished_run):
     assert "accuracy" in process.stdout
 
 
+def test_ctrl_c_ends_with_exit_code_130(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse_train", interrupted)
+    assert cli.train_main(["train.py"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 def parse(*argv):
     return cli.parse_train(["train.py", *argv])
 

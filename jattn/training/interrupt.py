@@ -1,6 +1,7 @@
 """Asking a training loop to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
@@ -32,3 +33,4 @@ class StopRequest:
         self.signal = signal.Signals(number)
         for other in self.SIGNALS:
             signal.signal(other, signal.SIG_DFL)
+        print("stopping after this step; once more ends the process at once", file=sys.stderr, flush=True)

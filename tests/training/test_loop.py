@@ -207,12 +207,13 @@ def test_a_signal_finishes_the_step_and_saves(number, raised, finished, tmp_path
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
 
 
-def test_a_second_signal_would_end_the_process():
+def test_a_second_signal_would_end_the_process(capfd):
     with loop.StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "once more ends the process at once" in capfd.readouterr().err
 
 
 def test_a_shortened_csv_is_noticed(tmp_path, finished, capsys):

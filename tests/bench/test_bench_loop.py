@@ -1,0 +1,54 @@
+"""The benchmark of the loop: what it measures, and what it refuses."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from jattn.bench import loop
+from jattn.errors import UserError
+from tests import runs
+
+CONFIG = """
+from tests import runs
+
+def get_config(arg=""):
+    return runs.get_config("digits_vit", "smoke")
+"""
+
+
+def arguments(*argv):
+    parser = argparse.ArgumentParser()
+    loop.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    return str(tmp_path / "config.py")
+
+
+def test_both_are_measured_every_time(config, tmp_path, tmp_path_factory, capsys):
+    with runs.compiled_once(tmp_path_factory):
+        loop.run(arguments(f"--config={config}", "--steps=12", "--repeats=2", f"--out={tmp_path / 'out.json'}"))
+    results = json.loads((tmp_path / "out.json").read_text())
+    seconds = results["seconds_per_step"]
+    assert {name: len(values) for name, values in seconds.items()} == {"bare step": 2, "training loop": 2}
+    assert all(value > 0 for values in seconds.values() for value in values)
+    assert results["steps"] == 12
+    shown = capsys.readouterr().out
+    assert "overhead" in shown
+    assert "beginning" not in shown  # what the runs say is of no interest
+
+
+def test_too_few_steps_and_absent_configs_are_sentences(config):
+    with pytest.raises(UserError, match="--steps=8 is too short: at least 12"):
+        loop.run(arguments(f"--config={config}", "--steps=8"))
+    with pytest.raises(UserError, match=r"no config file 'nowhere\.py'"):
+        loop.run(arguments("--config=nowhere.py"))
+
+
+def test_the_default_config_is_there():
+    assert Path(arguments().config).is_file()

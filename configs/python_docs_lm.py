@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> Config:
             num_heads=4,
             positions="rotary",
             use_bias=False,
-            activation="relu",  # a third of the step on a CPU would be gelu
+            activation="relu",  # exact gelu would be a quarter of the step on a CPU, see docs/findings.md
         ),
         data=DataConfig(name="python_docs", options="sequence_length=256", batch_size=8),
         optim=OptimConfig(

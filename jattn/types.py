@@ -13,7 +13,7 @@ from typing import Any
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
-__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "Key", "PyTree", "Shaped", "Tokens"]
+__all__ = ["Array", "AttentionMask", "Bool", "DTypeLike", "Float", "Int", "Key", "PyTree", "Shaped", "Tokens"]
 
 Tokens = Any
 """A pytree of arrays with a token axis: `B H T ...` for queries, `B K S ...` for keys. Axes of size 1 broadcast."""
@@ -21,3 +21,6 @@ Tokens = Any
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
 """Names of the mesh axes: examples are divided over the first, heads and hidden features over the second."""
+
+AttentionMask = Bool[Array, "*B S"] | Int[Array, "*B S"] | Bool[Array, "*B T S"] | Bool[Array, "*B h T S"]
+"""Of keys: True = a real token, or segment ids, 0 = padding. Of pairs: True = may attend, h is 1 or H."""

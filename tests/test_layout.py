@@ -19,10 +19,10 @@ ORDER = [
     {"testing"},
     {"task", "config"},
     {"config_json", "models"},
-    {"optim", "data"},
+    {"optim", "data", "interop"},
     {"training"},
     {"evaluation"},
-    {"bench"},
+    {"bench", "verify"},
     {"cli"},
     {"__main__"},
 ]

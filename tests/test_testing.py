@@ -135,6 +135,14 @@ class IgnoresMaskOfContext(SoftmaxAttention):
         return super().__call__(x, mask, context=context, deterministic=deterministic)
 
 
+class MasksOneHead(SoftmaxAttention):
+    @nn.compact
+    def __call__(self, x, mask=None, *, context=None, deterministic=True):
+        if mask is not None and mask.ndim == x.ndim + 1:
+            mask = mask.at[..., 1:, :, :].set(True)
+        return super().__call__(x, mask, context=context, deterministic=deterministic)
+
+
 class NeverDrops(SoftmaxAttention):
     @nn.compact
     def __call__(self, x, mask=None, *, context=None, deterministic=True):
@@ -177,6 +185,7 @@ BROKEN = {
     "truncation": wrong(depends_on_the_length),
     "empty_rows": wrong(empty_rows_are_undefined),
     "segments": MergesSegments,
+    "pairs": MasksOneHead,
     "context": IgnoresMaskOfContext,
     "decode": wrong(differs_when_decoding),
     "bfloat16": wrong(is_coarse_in_bfloat16),
@@ -218,7 +227,9 @@ def test_an_unknown_property_is_refused():
         check_mechanism(SoftmaxAttention, causal=True, properties=["casuality"])
 
 
-@pytest.mark.parametrize("feature", ["context", "segments", "decode", "dropout", "implementations", "energies"])
+@pytest.mark.parametrize(
+    "feature", ["context", "segments", "pairs", "decode", "dropout", "implementations", "energies"]
+)
 def test_what_is_lacking_must_be_refused(feature):
     with pytest.raises(AssertionError, match=r"but not refused either|lacking, but reported"):
         check_mechanism(SoftmaxAttention, causal=True, lacks={feature: "so it says"}, properties=[feature])
@@ -228,6 +239,7 @@ class Lacking(SoftmaxAttention):
     lacks: ClassVar[Mapping[str, str]] = {
         "context": "it looks at itself",
         "segments": "it knows no borders",
+        "pairs": "it judges keys alone",
         "decode": "it has no memory",
         "dropout": "it needs every weight",
         "implementations": "it knows one way",
@@ -269,5 +281,5 @@ class Average(nn.Module):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_third_partys_module_passes(causal):
-    missing = ("context", "segments", "decode", "dropout", "implementations", "energies")
+    missing = ("context", "segments", "pairs", "decode", "dropout", "implementations", "energies")
     check_mechanism(Average, causal=causal, lacks=dict.fromkeys(missing, "an average has none"))

@@ -27,6 +27,7 @@ FEATURES = {
     "causal": "causal form (causal=True)",
     "context": "cross-attention to a context",
     "segments": "segment ids of packed sequences as mask",
+    "pairs": "masks of pairs of query and key",
     "truncation": "outputs of real tokens that do not depend on how much padding follows them",
     "decode": "token-by-token decoding with a cache",
     "dropout": "dropout of attention weights",
@@ -50,6 +51,7 @@ class Inputs(NamedTuple):
 
     context: what keys and values are made of: x itself, or the context of cross-attention.
     query_mask, key_mask: True = a real token, or segment ids, of x and of the keys; None = all real.
+    pair_mask: True = query t may attend to key s, for all heads (h = 1) or each; None = all may.
     offset: the position of x's first token.
     fits: whether a decode cache had room for x.
     """
@@ -58,6 +60,7 @@ class Inputs(NamedTuple):
     context: Float[Array, "B S X"]
     query_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None
     key_mask: Bool[Array, "B S"] | Int[Array, "B S"] | None
+    pair_mask: Bool[Array, "B h T S"] | None
     offset: Int[Array, ""] | int
     fits: Bool[Array, ""] | bool
     batch: tuple[int, ...]
@@ -124,7 +127,10 @@ class Attention(nn.Module):
             self._require("context")
             if self.decode:
                 raise UserError("decode=True keeps a cache of self-attention: build cross-attention with decode=False")
-        if mask is not None:
+        key_mask = pair_mask = None
+        if mask is not None and mask.ndim > len(batch) + 1:
+            pair_mask = self._pair_mask(mask, batch, length, keys.shape[-2])
+        elif mask is not None:
             if mask.shape != keys.shape[:-1]:
                 raise UserError(f"mask has shape {mask.shape}, it must be {keys.shape[:-1]}: one entry a key")
             if mask.dtype != jnp.bool_:
@@ -133,16 +139,28 @@ class Attention(nn.Module):
                 self._require("segments")
                 if context is not None:
                     raise UserError("segment ids are those of self-attention: with a context, give a bool mask")
-            mask = mask.reshape(-1, mask.shape[-1])
+            key_mask = mask.reshape(-1, mask.shape[-1])
         return Inputs(
             x=x.reshape(-1, length, x.shape[-1]),
             context=keys.reshape(-1, *keys.shape[-2:]),
-            query_mask=mask if context is None else None,
-            key_mask=mask,
+            query_mask=key_mask if context is None else None,
+            key_mask=key_mask,
+            pair_mask=pair_mask,
             offset=cache.position(self),
             fits=True,
             batch=batch,
         )
+
+    def _pair_mask(self, mask: Array, batch: tuple[int, ...], queries: int, keys: int) -> Bool[Array, "B h T S"]:
+        self._require("pairs")
+        if self.decode:
+            raise UserError("decode=True takes a mask of keys: a mask of pairs is that of a call on whole sequences")
+        allowed = tuple((*batch, *heads, queries, keys) for heads in ((), (1,), (self.num_heads,)))
+        if mask.shape not in allowed:
+            raise UserError(f"mask has shape {mask.shape}, a mask of pairs has one of {', '.join(map(str, allowed))}")
+        if mask.dtype != jnp.bool_:
+            raise UserError(f"mask of pairs is {mask.dtype}: it must be bool, True = may attend")
+        return mask.reshape(-1, mask.shape[-3] if mask.ndim > len(batch) + 2 else 1, queries, keys)
 
     def head_size(self, width: int) -> int:
         """D: the field, or the width divided by the heads.
@@ -186,8 +204,10 @@ class Attention(nn.Module):
     ) -> Float[Array, "B H T E"]:
         """Softmax attention under the call's mask, causality and dropout; sows what is asked for (see `report`)."""
         q_riders, k_riders, mask = _riders(inputs)
-        if mask is not None:
-            q, k = _with_riders(q, q_riders), _with_riders(k, k_riders)
+        if q_riders:
+            q = _with_riders(q, q_riders)
+        if k_riders:
+            k = _with_riders(k, k_riders)
         if self.causal:
             bias = core.Causal() if bias is None else core.Causal() + bias
         terms = {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}
@@ -249,6 +269,8 @@ def divisors(number: int) -> list[int]:
 
 def _riders(inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array], Any]:
     """What rides along with queries and keys to express the call's mask, and the core's mask that reads it."""
+    if inputs.pair_mask is not None:
+        return {"allowed": inputs.pair_mask}, {}, core.Allowed()
     if inputs.key_mask is None:
         return {}, {}, None
     key_mask = inputs.key_mask[:, None]

@@ -18,7 +18,7 @@ from jattn.attention import cost
 from jattn.attention.base import Attention, divisors
 from jattn.attention.rotary import rotate
 from jattn.errors import UserError
-from jattn.types import Array, Bool, Float, Int
+from jattn.types import Array, AttentionMask, Float
 
 
 class SoftmaxAttention(Attention):
@@ -43,7 +43,7 @@ class SoftmaxAttention(Attention):
     def __call__(
         self,
         x: Float[Array, "*B T C"],
-        mask: Bool[Array, "*B S"] | Int[Array, "*B S"] | None = None,
+        mask: AttentionMask | None = None,
         *,
         context: Float[Array, "*B S X"] | None = None,
         deterministic: bool = True,

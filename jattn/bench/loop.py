@@ -1,8 +1,9 @@
 """`python -m jattn bench loop`: the time a training loop adds to the compiled step it calls.
 
 The loop is `jattn.training.train` itself, with its data, logging and metrics; validation and checkpoints are left
-out. The bare step is the same compiled function on one batch that already lies on the device. Both run in turn,
-repetition by repetition, so that ratios hold on a machine that does other things too.
+out. The bare step is the same compiled function on one batch that already lies on the device. It runs before and after
+every run of the loop, whose time is compared with the mean of the two: what the machine does besides changes from
+second to second by more than the loop costs, and a drift cancels so.
 """
 
 import argparse
@@ -47,9 +48,12 @@ def run(args: argparse.Namespace) -> None:
     config = _shortened(args.config, args.steps)
     bare = _BareStep(config)
     seconds = {"bare step": [], "training loop": []}
+    before = bare.seconds_per_step(args.steps, config.logging.every)
     for _ in range(args.repeats):
-        seconds["bare step"].append(bare.seconds_per_step(args.steps, config.logging.every))
         seconds["training loop"].append(_loop_seconds_per_step(config))
+        after = bare.seconds_per_step(args.steps, config.logging.every)
+        seconds["bare step"].append((before + after) / 2)
+        before = after
     bare_time, loop_time = (Timing(tuple(values)) for values in seconds.values())
     ratio, low, high = loop_time.ratio_to(bare_time)
     table = Table()

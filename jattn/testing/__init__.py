@@ -29,6 +29,7 @@ PROPERTIES: dict[str, Callable[[Case], None]] = {
     "truncation": contract.truncation,
     "empty_rows": contract.empty_rows,
     "segments": contract.segments,
+    "pairs": contract.pairs,
     "context": contract.context,
     "decode": contract.decode,
     "bfloat16": contract.bfloat16,

@@ -131,6 +131,27 @@ def segments(case: Case) -> None:
     chex.assert_tree_all_finite(packed)
 
 
+def pairs(case: Case) -> None:
+    """A mask of pairs, shared by the heads or not, hides what it says and nothing else."""
+    x, sizes = case.tokens(), case.sizes
+    shape = (sizes.batch, sizes.heads, sizes.tokens, sizes.tokens)
+    of_keys = jnp.broadcast_to(case.mask[:, None, None], shape)
+    if "pairs" in case.lacks:
+        _refuses("pairs", lambda: case.evaluate(x, of_keys))
+        return
+    expected = case.evaluate(x, case.mask)
+    _near(case.evaluate(x, of_keys), expected, "a mask of pairs and one of keys", where=case.mask)
+    _near(case.evaluate(x, of_keys[:, 0]), expected, "one mask for all heads", where=case.mask)
+    # Query t of example 0 may attend to itself and to token 0 only: others have no influence on it.
+    t, here = 3, jnp.arange(sizes.tokens)
+    few = jnp.broadcast_to((here[:, None] != t) | (here[None] == t) | (here[None] == 0), shape)
+    cotangent = jnp.where(here[None, :, None] == t, case.tokens(seed=1), 0.0)
+    _, _, gradient = case.differentiate(x, few, cotangent=cotangent)
+    hidden = ~((here == t) | (here == 0))
+    assert jnp.all(gradient[:, hidden] == 0), "a token that may not be attended to has an influence"
+    chex.assert_tree_all_finite(case.differentiate(x, jnp.zeros(shape, bool)))
+
+
 def context(case: Case) -> None:
     """Keys and values come from the context alone, where the mask says that its tokens are real."""
     x, other = case.tokens(), case.tokens(case.sizes.batch, case.sizes.context, seed=3)

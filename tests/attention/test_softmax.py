@@ -22,7 +22,7 @@ def softmax(logits):
 
 
 def oracle(module, params, x, context, allowed):
-    """The equation: output (B, T, C), weights (B, H, T, S) and scores. allowed: bool (B, T, S)."""
+    """The equation: output (B, T, C), weights (B, H, T, S) and scores. allowed: bool (B, 1|H, T, S)."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nn.unbox(params))
     x, context = np.asarray(x, np.float64), np.asarray(context, np.float64)
 
@@ -46,7 +46,7 @@ def oracle(module, params, x, context, allowed):
     k, v = (np.repeat(heads, module.num_heads // heads.shape[1], axis=1) for heads in (k, v))
     scale = q.shape[-1] ** -0.5 if module.scale is None else module.scale
     scores = scale * np.einsum("bhtd,bhsd->bhts", q, k)
-    weights = softmax(np.where(allowed[:, None], scores, -np.inf))
+    weights = softmax(np.where(allowed, scores, -np.inf))
     y = np.einsum("bhts,bhsd,hdc->btc", weights, v, params["out"]["kernel"])
     return (y + params["out"]["bias"] if module.use_bias else y), weights, scores
 
@@ -75,6 +75,9 @@ CALLS = {
     "causal padding": ({"causal": True}, "padding", False),
     "segments": ({}, "segments", False),
     "causal segments": ({"causal": True, "rotary": True}, "segments", False),
+    "pairs": ({}, "pairs", False),
+    "causal pairs of each head": ({"causal": True, "num_key_heads": 2}, "pairs of each head", False),
+    "context with pairs": ({}, "pairs", True),
     "context": ({}, None, True),
     "context with padding": ({"num_key_heads": 3, "qk_norm": True, "rotary": True}, "padding", True),
 }
@@ -86,13 +89,18 @@ def arguments(call):
     module = SoftmaxAttention(num_heads=H, head_dim=D, **fields)
     x, context = tokens(B, T, C), tokens(B, S, C, seed=1) if crossed else None
     keys = S if crossed else T
-    mask, allowed = None, np.ones((B, T, keys), bool)
+    mask, allowed = None, np.ones((B, 1, T, keys), bool)
     if kind == "padding":
         mask = np.arange(keys) != np.array([[0], [3]])  # causal: the first query of example 0 has no key
-        allowed = allowed & mask[:, None]
+        allowed = allowed & mask[:, None, None]
+    if kind in ("pairs", "pairs of each head"):
+        heads = (H,) if kind == "pairs of each head" else ()
+        mask = np.random.default_rng(2).random((B, *heads, T, keys)) < 0.5
+        mask[..., 3, :] = False  # a query without a key
+        allowed = allowed & mask.reshape(B, -1, T, keys)
     if kind == "segments":
         mask = np.array([[3, 3, 3, 5, 5, 0, 0], [0, 2, 2, 1, 1, 1, 2]], np.int32)
-        allowed = (mask[:, :, None] == mask[:, None]) & (mask != 0)[:, None]
+        allowed = ((mask[:, :, None] == mask[:, None]) & (mask != 0)[:, None])[:, None]
     if module.causal:
         allowed = allowed & np.tril(np.ones((T, keys), bool))
     variables = random_variables(module, x, context)
@@ -115,8 +123,8 @@ def test_output_weights_and_energy_are_those_of_the_equation(call):
     np.testing.assert_allclose(found, weights, atol=2e-6)
     np.testing.assert_array_equal(sown["intermediates"]["weights"][0], found)
 
-    real = np.ones((B, T), bool) if mask is None or context is not None else np.asarray(mask) != 0
-    pairs = np.broadcast_to((allowed & real[..., None])[:, None], scores.shape)
+    real = np.ones((B, T), bool) if mask is None or context is not None or mask.ndim > 2 else np.asarray(mask) != 0
+    pairs = np.broadcast_to(allowed & real[:, None, :, None], scores.shape)
     np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
     entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)), -1)
     np.testing.assert_allclose(sown["intermediates"]["statistics"][0].entropy, entropy, atol=2e-5)

@@ -1,0 +1,1 @@
+"""Weights of other implementations, to and from jattn."""

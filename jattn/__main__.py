@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from typing import Any
 
+from jattn import verify
 from jattn.bench import attention, loop
 from jattn.cli import prepare_process
 from jattn.errors import UserError
@@ -20,24 +22,28 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed and memory on this machine")
     kinds = bench.add_subparsers(dest="benchmark", required=True, metavar="benchmark")
     for name, (module, text) in BENCHMARKS.items():
-        options = kinds.add_parser(
-            name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(options)
-        options.set_defaults(run=module.run)
+        _add(kinds, name, module, text)
+    _add(commands, "verify", verify, "compare jattn with recorded cases of the released codes")
     return top
 
 
+def _add(commands: Any, name: str, module: Any, text: str) -> None:
+    options = commands.add_parser(
+        name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(options)
+    options.set_defaults(run=module.run)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's mistake is one sentence and exit code 2."""
+    """Runs one command and returns its exit code; a user's mistake is one sentence and exit code 2."""
     args = parser().parse_args(argv)
     prepare_process()
     try:
-        args.run(args)
+        return args.run(args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

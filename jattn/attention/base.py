@@ -201,13 +201,19 @@ class Attention(nn.Module):
         score: Any,
         bias: Any = None,
         deterministic: bool = True,
+        hidden_score: float | None = None,
     ) -> Float[Array, "B H T E"]:
-        """Softmax attention under the call's mask, causality and dropout; sows what is asked for (see `report`)."""
+        """Softmax attention under the call's mask, causality and dropout; sows what is asked for (see `report`).
+
+        With `hidden_score`, pairs that the mask hides are not left out but get this score.
+        """
         q_riders, k_riders, mask = _riders(inputs)
         if q_riders:
             q = _with_riders(q, q_riders)
         if k_riders:
             k = _with_riders(k, k_riders)
+        if hidden_score is not None and mask is not None:
+            score, mask = core.Filled(score, mask, hidden_score), None
         if self.causal:
             bias = core.Causal() if bias is None else core.Causal() + bias
         terms = {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}

@@ -7,7 +7,8 @@ heads, Ainslie et al. 2023, "GQA", arXiv:2305.13245 (one key head: Shazeer 2019,
     Y = [head_1 ... head_H] W^O                      g = floor(h K / H)
 
 The paper's h, d_model, d_k = d_v are our H, C, D; GQA's G groups are our K key heads. Z is X, or the context of
-cross-attention. The released code of neither differs from its paper: `as_published` changes nothing.
+cross-attention. `as_published` is the baseline of the ConvNN repository (arXiv:2511.14137), where a mask replaces scores
+by -1e9: a query that may attend to nothing attends evenly, in place of giving zeros.
 """
 
 import flax.linen as nn
@@ -60,7 +61,8 @@ class SoftmaxAttention(Attention):
             q, k = (rotate(heads, inputs.offset, self.rotary_base) for heads in (q, k))
         inputs, (k, v) = self.remember(inputs, key=k, value=v)
         scale = head_dim**-0.5 if self.scale is None else float(self.scale)
-        out = self.attend(inputs, q, k, v, score=core.Dot(scale), deterministic=deterministic)
+        hidden = -1e3 if self.as_published else None  # see core.Filled
+        out = self.attend(inputs, q, k, v, score=core.Dot(scale), deterministic=deterministic, hidden_score=hidden)
         return self.finish(inputs, out)
 
     @property

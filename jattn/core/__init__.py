@@ -4,7 +4,7 @@ from jattn.core.attend import IMPLEMENTATIONS, attend, explain
 from jattn.core.biases import Bias, Causal, Sum, Window
 from jattn.core.dropout import Dropout
 from jattn.core.masks import All, Allowed, Mask, Padding, Segments
-from jattn.core.scores import Dot, features
+from jattn.core.scores import Dot, Filled, features
 from jattn.core.statistics import Statistics, mean_energy, statistics
 from jattn.core.weights import weights
 
@@ -16,6 +16,7 @@ __all__ = [
     "Causal",
     "Dot",
     "Dropout",
+    "Filled",
     "Mask",
     "Padding",
     "Segments",

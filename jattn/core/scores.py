@@ -40,3 +40,22 @@ class Dot:
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         precise = jnp.promote_types(jnp.promote_types(q.dtype, k.dtype), jnp.float32)
         return scale * jnp.einsum("td,sd->ts", q, k, preferred_element_type=precise)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """Another score, replaced by `value` where a mask says no: a query that may attend to nothing attends evenly.
+
+    Several released codes mask so, with -1e9 or the smallest float, in place of leaving pairs out. Here -1e3 serves: it
+    is as far out of reach of other scores, and the lse of a row of such scores keeps its digits (at -1e9 float32 has
+    none left for the logarithm of their number, and recomputed weights would be 1 each).
+    """
+
+    score: Any
+    mask: Any
+    value: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Float[Array, "t s"]:
+        """Scores of one block."""
+        return jnp.where(self.mask(q, k, q_pos, k_pos), self.score(q, k, q_pos, k_pos), self.value)

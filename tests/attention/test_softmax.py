@@ -251,3 +251,21 @@ def test_cost_counts_by_hand():
     assert cost.params == 4 * 6
     assert cost.flops == 4 * (8 + 2) + 5 + 5 + 4
     assert cost.bytes == 4 * (4 * 6 + 4 * (2 + 2) + 4 * 2)
+
+
+def test_a_query_without_a_key_gives_zeros_and_as_published_the_mean():
+    x, mask = tokens(B, T, C), jnp.asarray(np.random.default_rng(2).random((B, T, T)) < 0.5).at[:, 3].set(False)
+    ours = SoftmaxAttention(num_heads=H, head_dim=D, use_bias=False)
+    published = SoftmaxAttention(num_heads=H, head_dim=D, use_bias=False, as_published=True)
+    variables = random_variables(ours, x)
+    out = variables["params"]["out"]["kernel"]
+    mean = jnp.einsum("btc,chd->bhd", x, variables["params"]["value"]["kernel"]) / T
+    y = ours.apply(variables, x, mask)
+    np.testing.assert_array_equal(y[:, 3], 0.0)
+    found, pull = jax.vjp(lambda x: published.apply(variables, x, mask), x)
+    np.testing.assert_allclose(found[:, 3], jnp.einsum("bhd,hdc->bc", mean, out), atol=1e-5)
+    others = np.arange(T) != 3
+    np.testing.assert_allclose(found[:, others], y[:, others], atol=1e-5)
+    # All tokens have the same share in row 3: its gradient reaches them evenly.
+    (gradient,) = pull(jnp.zeros_like(found).at[:, 3].set(1.0))
+    np.testing.assert_allclose(gradient, jnp.broadcast_to(gradient.mean(1, keepdims=True), gradient.shape), atol=1e-5)

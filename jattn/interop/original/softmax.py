@@ -1,7 +1,11 @@
 """Dot-product attention as the released codes that compare with it wrote it."""
 
+from typing import Any
+
+import flax.linen as nn
+
 from jattn.attention import SoftmaxAttention
-from jattn.interop.original.rules import Original, Params, Settings, from_heads, to_heads
+from jattn.interop.original.rules import Inputs, Original, Params, Settings, from_heads, to_heads
 from jattn.types import Array
 
 
@@ -21,6 +25,14 @@ def multihead_attention_params(settings: Settings, params: Params) -> dict[str, 
     }
 
 
+def call_with_mask(module: nn.Module, variables: Any, inputs: Inputs) -> Array:
+    """mask (B, 1 or H, T, S): 0 = may not attend."""
+    mask = inputs["mask"] != 0 if "mask" in inputs else None
+    return module.apply(variables, inputs["x"], mask)
+
+
 ORIGINALS = {
-    "multihead_attention": {"MultiHeadAttention": Original(multihead_attention, multihead_attention_params)},
+    "multihead_attention": {
+        "MultiHeadAttention": Original(multihead_attention, multihead_attention_params, call_with_mask)
+    },
 }

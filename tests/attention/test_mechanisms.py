@@ -16,6 +16,8 @@ RUNS = {
         ("causal",),
         Sizes(head_dim=4),  # even, for rotary positions
     ),
+    "conv1d": ("conv1d", {}, ("bidirectional", "causal"), Sizes()),
+    "conv1d_with_all_options": ("conv1d", {"kernel_size": 4, "use_bias": False}, ("bidirectional", "causal"), Sizes()),
 }
 FORMS = [(run, form) for run, (_, _, forms, _) in RUNS.items() for form in forms]
 

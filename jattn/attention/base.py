@@ -200,23 +200,18 @@ class Attention(nn.Module):
         *,
         score: Any,
         bias: Any = None,
+        mask: Any = None,
         deterministic: bool = True,
         hidden_score: float | None = None,
     ) -> Float[Array, "B H T E"]:
-        """Softmax attention under the call's mask, causality and dropout; sows what is asked for (see `report`).
+        """Softmax attention under the call's masks, causality and dropout; sows what is asked for (see `report`).
 
-        With `hidden_score`, pairs that the mask hides are not left out but get this score.
+        mask: of the core, hides pairs besides those that the call's mask hides.
+        With `hidden_score`, pairs that masks hide are not left out but get this score.
         """
-        q_riders, k_riders, mask = _riders(inputs)
-        if q_riders:
-            q = _with_riders(q, q_riders)
-        if k_riders:
-            k = _with_riders(k, k_riders)
-        if hidden_score is not None and mask is not None:
-            score, mask = core.Filled(score, mask, hidden_score), None
-        if self.causal:
-            bias = core.Causal() if bias is None else core.Causal() + bias
-        terms = {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}
+        q, k, terms = self.pairs(inputs, q, k, score=score, bias=bias, mask=mask)
+        if hidden_score is not None and terms["mask"] is not None:
+            terms |= {"score": core.Filled(score, terms["mask"], hidden_score), "mask": None}
         dropout = None
         if self.dropout_rate and not deterministic:
             seed = jax.random.bits(self.make_rng("dropout"), dtype=jnp.uint32)
@@ -224,6 +219,21 @@ class Attention(nn.Module):
         out, lse = core.attend(q, k, v, **terms, dropout=dropout, implementation=self.implementation)
         self.report(inputs, q, k, lse, terms)
         return out
+
+    def pairs(
+        self, inputs: Inputs, q: Tokens, k: Tokens, *, score: Any, bias: Any = None, mask: Any = None
+    ) -> tuple[Tokens, Tokens, dict[str, Any]]:
+        """Which pairs `attend` scores, and how: q and k with what their masks read, and the core's terms."""
+        q_riders, k_riders, of_call = _riders(inputs)
+        if q_riders:
+            q = _with_riders(q, q_riders)
+        if k_riders:
+            k = _with_riders(k, k_riders)
+        if of_call is not None:
+            mask = of_call if mask is None else of_call & mask
+        if self.causal:
+            bias = core.Causal() if bias is None else core.Causal() + bias
+        return q, k, {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}
 
     def report(self, inputs: Inputs, q: Tokens, k: Tokens, lse: Float[Array, "B H T"], terms: dict[str, Any]) -> None:
         """Sows into those of these collections that are mutable, except at `init`:

@@ -143,6 +143,11 @@ class MasksOneHead(SoftmaxAttention):
         return super().__call__(x, mask, context=context, deterministic=deterministic)
 
 
+class NeverTurns(SoftmaxAttention):
+    def turned(self, inputs, *heads):
+        return heads
+
+
 class NeverDrops(SoftmaxAttention):
     @nn.compact
     def __call__(self, x, mask=None, *, context=None, deterministic=True):
@@ -188,6 +193,7 @@ BROKEN = {
     "pairs": MasksOneHead,
     "context": IgnoresMaskOfContext,
     "decode": wrong(differs_when_decoding),
+    "rotary": NeverTurns,
     "bfloat16": wrong(is_coarse_in_bfloat16),
     "implementations": wrong(blockwise_differs),
     "batch_independence": wrong(other_example_leaks),
@@ -228,7 +234,7 @@ def test_an_unknown_property_is_refused():
 
 
 @pytest.mark.parametrize(
-    "feature", ["context", "segments", "pairs", "decode", "dropout", "implementations", "energies"]
+    "feature", ["context", "segments", "pairs", "decode", "rotary", "dropout", "implementations", "energies"]
 )
 def test_what_is_lacking_must_be_refused(feature):
     with pytest.raises(AssertionError, match=r"but not refused either|lacking, but reported"):
@@ -241,6 +247,7 @@ class Lacking(SoftmaxAttention):
         "segments": "it knows no borders",
         "pairs": "it judges keys alone",
         "decode": "it has no memory",
+        "rotary": "it knows no positions",
         "dropout": "it needs every weight",
         "implementations": "it knows one way",
     }
@@ -281,5 +288,5 @@ class Average(nn.Module):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_third_partys_module_passes(causal):
-    missing = ("context", "segments", "pairs", "decode", "dropout", "implementations", "energies")
+    missing = ("context", "segments", "pairs", "decode", "rotary", "dropout", "implementations", "energies")
     check_mechanism(Average, causal=causal, lacks=dict.fromkeys(missing, "an average has none"))

@@ -9,7 +9,8 @@ A mechanism's module subclasses `Attention`, adds its own fields, and computes, 
     return self.finish(inputs, out)
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from jattn import core
-from jattn.attention import cache
+from jattn.attention import cache, value_gradient
 from jattn.attention.projections import FromHeads, ToHeads
+from jattn.attention.rotary import rotate
 from jattn.errors import UserError
 from jattn.types import Array, Bool, DTypeLike, Float, Int, Tokens
 
@@ -33,7 +35,8 @@ FEATURES = {
     "dropout": "dropout of attention weights",
     "probabilities": "weights that are >= 0 and sum to 1 over the keys",
     "energies": "scores of pairs, whose mean magnitude is sown",
-    "implementations": "a choice of implementation",
+    "implementations": "choice of implementation",
+    "rotary": "rotary positions",
 }
 """What a mechanism has unless its `lacks` says why not."""
 
@@ -77,11 +80,16 @@ class Attention(nn.Module):
     dtype: of the computation; None = promoted from input and parameters, which are float32.
     implementation: of the attention core; None = the fastest that can.
     decode: keep a cache (see `jattn.attention.cache`).
+    rotary: queries and keys are turned by their positions (see `jattn.attention.rotary`), a context's counted from 0 too.
+    rotary_base: the longest wavelength is 2 pi rotary_base.
     as_published: as the authors' released code, bugs included, where it differs from the paper.
     """
 
     lacks: ClassVar[Mapping[str, str]] = {}
     """Which of `FEATURES` the mechanism does not have, and why."""
+
+    keeps: ClassVar[frozenset[str]] = frozenset()
+    """Fields that stay at the mechanism's own default, or its option, where a model sets them for all others."""
 
     num_heads: int
     head_dim: int | None = None
@@ -91,6 +99,8 @@ class Attention(nn.Module):
     dtype: DTypeLike | None = None
     implementation: str | None = None
     decode: bool = False
+    rotary: bool = False
+    rotary_base: float | int = 10000.0
     as_published: bool = False
 
     def __post_init__(self):
@@ -100,6 +110,7 @@ class Attention(nn.Module):
             "decode": self.decode,
             "dropout": self.dropout_rate > 0,
             "implementations": self.implementation is not None,
+            "rotary": self.rotary,
         }
         for feature, asked in asked_for.items():
             if asked:
@@ -181,6 +192,12 @@ class Attention(nn.Module):
         """x under the projection of this name (its parameters' path), head-major."""
         return ToHeads(heads, head_dim, self.use_bias, self.dtype, name=name)(x)
 
+    def turned(self, inputs: Inputs, *heads: Float[Array, "B _ _ D"]) -> tuple[Float[Array, "B _ _ D"], ...]:
+        """Queries or keys of this call, turned by their positions where `rotary` is set."""
+        if not self.rotary:
+            return heads
+        return tuple(rotate(features, inputs.offset, self.rotary_base) for features in heads)
+
     def remember(self, inputs: Inputs, **tokens: Array) -> tuple[Inputs, tuple[Array, ...]]:
         """With `decode`, the arrays (B K T ...) and the mask of all tokens seen so far; without, those given."""
         if not self.decode:
@@ -201,24 +218,40 @@ class Attention(nn.Module):
         score: Any,
         bias: Any = None,
         mask: Any = None,
+        how: Any = core,
         deterministic: bool = True,
         hidden_score: float | None = None,
+        over_queries: bool = False,
     ) -> Float[Array, "B H T E"]:
         """Softmax attention under the call's masks, causality and dropout; sows what is asked for (see `report`).
 
         mask: of the core, hides pairs besides those that the call's mask hides.
+        how: has functions `attend` and `statistics` like the core's, that give the same in less time for the pairs that
+          bias and mask allow (see `jattn.attention.folding`). Calls that decode or bring a mask of pairs go to the core.
         With `hidden_score`, pairs that masks hide are not left out but get this score.
+        With `over_queries`, each key's weights sum to 1 over the real queries, in place of each query's over the keys:
+        with as many key heads as query heads, not causal and without a bias.
         """
+        real = inputs.query_mask
+        if over_queries and real is not None and real.dtype == jnp.bool_:
+            q = with_riders(q, {"valid": real[:, None]})
+            mask = core.Exchanged(core.Padding()) if mask is None else mask & core.Exchanged(core.Padding())
         q, k, terms = self.pairs(inputs, q, k, score=score, bias=bias, mask=mask)
         if hidden_score is not None and terms["mask"] is not None:
             terms |= {"score": core.Filled(score, terms["mask"], hidden_score), "mask": None}
+        if over_queries:
+            shared = {"score": terms["score"], "mask": terms["mask"], "implementation": self.implementation}
+            k, terms["score"] = core.over_queries(q, k, **shared)
+        v = value_gradient.observed(self, inputs, q, k, v, terms)
         dropout = None
         if self.dropout_rate and not deterministic:
             seed = jax.random.bits(self.make_rng("dropout"), dtype=jnp.uint32)
             dropout = core.Dropout(float(self.dropout_rate), seed)
-        out, lse = core.attend(q, k, v, **terms, dropout=dropout, implementation=self.implementation)
-        self.report(inputs, q, k, lse, terms)
-        return out
+        if self.decode or inputs.pair_mask is not None:
+            how = core
+        out, lse = how.attend(q, k, v, **terms, dropout=dropout, implementation=self.implementation)
+        self.report(inputs, q, k, lse, terms, how)
+        return (out * jnp.exp(lse)[..., None]).astype(out.dtype) if over_queries else out
 
     def pairs(
         self, inputs: Inputs, q: Tokens, k: Tokens, *, score: Any, bias: Any = None, mask: Any = None
@@ -226,35 +259,80 @@ class Attention(nn.Module):
         """Which pairs `attend` scores, and how: q and k with what their masks read, and the core's terms."""
         q_riders, k_riders, of_call = _riders(inputs)
         if q_riders:
-            q = _with_riders(q, q_riders)
+            q = with_riders(q, q_riders)
         if k_riders:
-            k = _with_riders(k, k_riders)
+            k = with_riders(k, k_riders)
         if of_call is not None:
             mask = of_call if mask is None else of_call & mask
         if self.causal:
             bias = core.Causal() if bias is None else core.Causal() + bias
         return q, k, {"score": score, "bias": bias, "mask": mask, "offset": inputs.offset}
 
-    def report(self, inputs: Inputs, q: Tokens, k: Tokens, lse: Float[Array, "B H T"], terms: dict[str, Any]) -> None:
+    def report(
+        self,
+        inputs: Inputs,
+        q: Tokens,
+        k: Tokens,
+        lse: Float[Array, "B H T"],
+        terms: dict[str, Any],
+        how: Any = core,
+    ) -> None:
         """Sows into those of these collections that are mutable, except at `init`:
 
-        "energies": `energy`, a scalar without gradient: the mean |score| over allowed pairs of real queries.
+        "energies": `energy`, a scalar without gradient (see `energy_of`). A mechanism that is a part of another one
+          sows it as that one's, so that it belongs to the block that both are in.
         "intermediates": `statistics` (of each row, B H T) and `weights` (*B H T S, without dropout).
         """
-        if self.is_initializing():
+        if not self.is_asked_to_report():
             return
-        intermediates = self.is_mutable_collection("intermediates")
-        if not (intermediates or self.is_mutable_collection("energies")):
-            return
-        rows = core.statistics(q, k, lse, **terms)
-        pairs = rows.pairs
-        if inputs.query_mask is not None:
-            pairs = jnp.where((inputs.query_mask != 0)[:, None], pairs, 0.0)
-        self.sow("energies", "energy", jnp.sum(rows.energy * pairs) / jnp.maximum(jnp.sum(pairs), 1.0))
-        if intermediates:
+        over_queries = isinstance(terms["score"], core.OverQueries)
+        if over_queries:  # the logits are the logarithms of the weights: rows have no normaliser of their own
+            sums, lse = jnp.exp(lse), jnp.where(lse == -jnp.inf, lse, 0.0)
+        rows = how.statistics(q, k, lse, **terms)
+        if over_queries:
+            own = core.statistics(q, k, lse, **(terms | {"score": terms["score"].score}))
+            rows = dataclasses.replace(rows, energy=own.energy)
+
+        def weights() -> Array:
+            found = core.weights(q, k, **terms)
+            return found * sums[..., None] if over_queries else found
+
+        self.sow_report(inputs, self.energy_of(inputs, q, k, lse, terms, rows), rows, weights)
+
+    def is_asked_to_report(self) -> bool:
+        """Whether a collection that `report` sows into is mutable, except at `init`."""
+        asked = self.is_mutable_collection("energies") or self.is_mutable_collection("intermediates")
+        return asked and not self.is_initializing()
+
+    def sow_report(
+        self,
+        inputs: Inputs,
+        energy: Float[Array, ""],
+        rows: core.Statistics,
+        weights: Callable[[], Float[Array, "B H T S"]],
+    ) -> None:
+        """Sows what `report` does, for a mechanism that finds it in a way of its own."""
+        owner = self
+        while isinstance(owner.parent, Attention):
+            owner = owner.parent
+        owner.sow("energies", "energy", energy)
+        if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "statistics", rows)
-            weights = core.weights(q, k, **terms)
-            self.sow("intermediates", "weights", weights.reshape(*inputs.batch, *weights.shape[1:]))
+            found = weights()
+            self.sow("intermediates", "weights", found.reshape(*inputs.batch, *found.shape[1:]))
+
+    def energy_of(
+        self,
+        inputs: Inputs,
+        q: Tokens,
+        k: Tokens,
+        lse: Float[Array, "B H T"],
+        terms: dict[str, Any],
+        rows: core.Statistics,
+    ) -> Float[Array, ""]:
+        """The layer's energy, of what `report` is given and the statistics of its rows: the mean |score| over allowed
+        pairs of real queries."""
+        return mean_over_pairs(rows.energy, real_pairs(inputs, rows))
 
     def finish(self, inputs: Inputs, out: Float[Array, "B H T E"]) -> Float[Array, "*B T C"]:
         """Heads merged by the projection "out" to x's width, batch axes restored; NaN past the end of a cache."""
@@ -269,7 +347,7 @@ class Attention(nn.Module):
         """The weights of an evaluation's call in float32, through the dense path: `module.apply(variables, x,
         method="weights")`. Rows without a key are zero."""
         variables = {name: value for name, value in self.variables.items() if name not in ("cache", "intermediates")}
-        reader = self.clone(parent=None, decode=False)
+        reader = self.clone(parent=None, decode=False, dropout_rate=0.0)
         _, sown = reader.apply(variables, x, mask, context=context, mutable=["intermediates"])
         return sown["intermediates"]["weights"][0]
 
@@ -281,6 +359,18 @@ class Attention(nn.Module):
 def divisors(number: int) -> list[int]:
     """The numbers that divide it, ascending."""
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def real_pairs(inputs: Inputs, rows: core.Statistics) -> Float[Array, "B H T"]:
+    """Numbers of allowed pairs of each query, 0 for those that are padding."""
+    if inputs.query_mask is None:
+        return rows.pairs
+    return jnp.where((inputs.query_mask != 0)[:, None], rows.pairs, 0.0)
+
+
+def mean_over_pairs(values: Float[Array, "B H T"], pairs: Float[Array, "B H T"]) -> Float[Array, ""]:
+    """The mean over all pairs of what is given as the means over each query's."""
+    return jnp.sum(values * pairs) / jnp.maximum(jnp.sum(pairs), 1.0)
 
 
 def _riders(inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array], Any]:
@@ -297,5 +387,6 @@ def _riders(inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array], Any]:
     return queries, {"segment": key_mask, "valid": key_mask != 0}, core.Segments() & core.Padding()
 
 
-def _with_riders(tokens: Tokens, riders: dict[str, Array]) -> Tokens:
+def with_riders(tokens: Tokens, riders: dict[str, Array]) -> Tokens:
+    """Tokens as a dict that has these entries beside their features."""
     return (tokens if isinstance(tokens, Mapping) else {"features": tokens}) | riders

@@ -27,21 +27,28 @@ class Mechanism:
     options: tuple[tuple[str, Any], ...]
 
     def module(self, **common: Any) -> nn.Module:
-        """The unbound module: `common` fields as the model sets them, overridden by the options.
+        """The unbound module: `common` fields as the model sets them, but for those that the mechanism keeps, overridden
+        by the options.
 
         Raises:
           UserError: a field's value is impossible, or the mechanism lacks what it asks for (then it names those that
             have it).
         """
         try:
-            return MECHANISMS[self.name](**(common | dict(self.options)))
+            made = MECHANISMS[self.name]
+            taken = {field: value for field, value in common.items() if field not in made.keeps}
+            return made(**(taken | dict(self.options)))
         except Lacking as error:
             able = [name for name, other in MECHANISMS.items() if error.feature not in other.lacks]
             raise UserError(f"mechanism {self.name!r}: {error}; these have it: {', '.join(able) or 'none'}") from None
 
     def has_field(self, name: str) -> bool:
-        """Whether the mechanism's module has a field of this name, such as "rotary"."""
+        """Whether the mechanism's module has a field of this name, such as "max_length"."""
         return name in _hints(self.name)
+
+    def lacks(self, feature: str) -> bool:
+        """Whether the mechanism legitimately lacks a feature (see `jattn.attention.FEATURES`)."""
+        return feature in MECHANISMS[self.name].lacks
 
 
 def mechanism(name: str, options: Mapping[str, Any]) -> Mechanism:

@@ -11,7 +11,6 @@ halves are its implementations' common permutation of features, which the projec
 
 import jax.numpy as jnp
 
-from jattn.errors import UserError
 from jattn.types import Array, Float, Int
 
 
@@ -20,15 +19,12 @@ def rotate(
 ) -> Float[Array, "B H T D"]:
     """Features turned by the angles of positions `offset`, `offset` + 1, ...; computed in float32, in x's dtype.
 
-    Raises:
-      UserError: D is odd.
+    An odd last feature stays as it is.
     """
-    length, head_dim = x.shape[2:]
-    if head_dim % 2:
-        raise UserError(f"rotary positions turn pairs of features, but head_dim is {head_dim}: choose an even one")
+    length, pairs = x.shape[2], x.shape[3] // 2
     positions = (offset + jnp.arange(length)).astype(jnp.float32)
-    frequencies = float(base) ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    frequencies = float(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / max(pairs, 1))
     angles = (positions[:, None] * frequencies[None, :])[None, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos, rest], axis=-1).astype(x.dtype)

@@ -12,12 +12,13 @@ by -1e9: a query that may attend to nothing attends evenly, in place of giving z
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from jattn import core
 from jattn.attention import cost
-from jattn.attention.base import Attention, divisors
-from jattn.attention.rotary import rotate
+from jattn.attention.base import Attention, Inputs, divisors
+from jattn.attention.softmax_axis import SoftmaxAxis, check_softmax_axis
 from jattn.errors import UserError
 from jattn.types import Array, AttentionMask, Float
 
@@ -30,15 +31,22 @@ class SoftmaxAttention(Attention):
     qk_norm: RMS norm (arXiv:1910.07467) of each query and key over its D features, with learned scales shared by the
       heads, so that scores stay bounded (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023,
       arXiv:2302.05442, section 2, with layer norm in place of RMS norm).
-    rotary: rotary positions (see `jattn.attention.rotary`), the context's counted from 0 too.
-    rotary_base: their longest wavelength is 2 pi rotary_base.
+    value_dim: E, features of a value head; None = D.
+    softmax_axis: what the weights sum to 1 over: "keys", or "queries" as released with arXiv:2403.01643 (see
+      `jattn.attention.reduced`).
     """
 
     num_key_heads: int | None = None
     scale: float | int | None = None
     qk_norm: bool = False
-    rotary: bool = False
-    rotary_base: float | int = 10000.0
+    value_dim: int | None = None
+    softmax_axis: SoftmaxAxis = "keys"
+
+    def __post_init__(self):
+        check_softmax_axis(self.softmax_axis, causal=self.causal)
+        if self.value_dim is not None and self.value_dim < 1:
+            raise UserError(f"value_dim is {self.value_dim}: it must be at least 1")
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -51,19 +59,25 @@ class SoftmaxAttention(Attention):
     ) -> Float[Array, "*B T C"]:
         """Each token of x attends to the tokens of the context, or of x; see `jattn.attention.base` for the mask."""
         inputs = self.begin(x, mask, context)
-        head_dim = self.head_size(x.shape[-1])
+        return self.read(inputs, inputs.context, deterministic)
+
+    def read(self, inputs: Inputs, values: Float[Array, "B S X"], deterministic: bool) -> Float[Array, "*B T C"]:
+        """What the queries read: keys are made of `inputs.context`, values of `values`."""
+        head_dim = self.head_size(inputs.x.shape[-1])
         q = self.project("query", inputs.x, self.num_heads, head_dim)
         k = self.project("key", inputs.context, self.key_heads, head_dim)
-        v = self.project("value", inputs.context, self.key_heads, head_dim)
+        v = self.project("value", values, self.key_heads, self.value_dim or head_dim)
         if self.qk_norm:
             q, k = self._norm("query_norm")(q), self._norm("key_norm")(k)
-        if self.rotary:
-            q, k = (rotate(heads, inputs.offset, self.rotary_base) for heads in (q, k))
+        q, k = self.turned(inputs, q, k)
         inputs, (k, v) = self.remember(inputs, key=k, value=v)
         scale = head_dim**-0.5 if self.scale is None else float(self.scale)
         hidden = -1e3 if self.as_published else None  # see core.Filled
-        out = self.attend(inputs, q, k, v, score=core.Dot(scale), deterministic=deterministic, hidden_score=hidden)
-        return self.finish(inputs, out)
+        options = {"deterministic": deterministic, "hidden_score": hidden}
+        if self.softmax_axis == "queries":
+            k, v = (jnp.repeat(heads, self.num_heads // self.key_heads, axis=1) for heads in (k, v))
+            options["over_queries"] = True
+        return self.finish(inputs, self.attend(inputs, q, k, v, score=core.Dot(scale), **options))
 
     @property
     def key_heads(self) -> int:
@@ -85,7 +99,8 @@ class SoftmaxAttention(Attention):
         """The cost of one forward pass of `batch` examples of T tokens attending to S (None = T, to themselves)."""
         S = T if S is None else S
         H, K, D = self.num_heads, self.key_heads, self.head_size(width)
-        projections = ((T, width, H * D), (S, width, K * D), (S, width, K * D), (T, H * D, width))
+        E = self.value_dim or D
+        projections = ((T, width, H * D), (S, width, K * D), (S, width, K * E), (T, H * E, width))
         total = cost.attention(
             T,
             S,
@@ -94,8 +109,9 @@ class SoftmaxAttention(Attention):
             key_heads=K,
             score=2 * D + 1,
             features=(D, D),
-            values=D,
+            values=E,
             causal=self.causal,
+            over_queries=self.softmax_axis == "queries",
             dtype_bytes=dtype_bytes,
         )
         for tokens, inputs, outputs in projections:

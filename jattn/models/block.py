@@ -68,14 +68,17 @@ class Block(nn.Module):
 
     @nn.nowrap
     def attention_module(self, **linen: Any) -> nn.Module:
-        """The mechanism's module with this block's options; `linen` is its name or parent."""
+        """The mechanism's module with this block's options; `linen` is its name or parent.
+
+        A mechanism that knows one way only, such as a convolution, is not asked for an implementation.
+        """
         return self.mechanism.module(
             num_heads=self.num_heads,
             causal=self.causal,
             dropout_rate=self.attention_dropout_rate,
             use_bias=self.use_bias,
             dtype=self.dtype,
-            implementation=self.implementation,
+            implementation=None if self.mechanism.lacks("implementations") else self.implementation,
             decode=self.decode,
             **linen,
         )

@@ -66,6 +66,9 @@ def _check_layers(model: Any) -> None:
         if lacking:
             names = ", ".join(f"{name!r} (layer {i})" for i, name in lacking)
             raise UserError(f"positions 'rotary' need mechanisms that have the option: {names} cannot rotate")
+    if model.implementation is not None and all(layer.lacks("implementations") for layer in layers):
+        names = ", ".join(sorted({layer.name for layer in layers}))
+        raise UserError(f"implementation {model.implementation!r} does nothing: {names} know one way; leave it out")
     for i, layer in enumerate(model.mechanisms()):
         # Made and thrown away: a mechanism refuses what it cannot do, such as being causal, when it is made.
         attention = Block(mechanism=layer, **model.block_options(), parent=None).attention_module(parent=None)

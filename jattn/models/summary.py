@@ -31,9 +31,10 @@ class _Observed:
             self.flops += module.cost(length, width=width, batch=batch).flops
             self.attention.setdefault("/".join(module.path), "computed by the mechanism itself")
         elif isinstance(module, Attention) and method == "report":
-            _, q, k, _, terms = args
-            keys = core.features(k)
-            values = jax.ShapeDtypeStruct(keys.shape, keys.dtype)
+            inputs, q, k, _, terms = args
+            keys = jax.tree.leaves((core.features(k), k))[0]
+            head_dim = module.head_size(inputs.x.shape[-1])
+            values = jax.ShapeDtypeStruct((*keys.shape[:3], head_dim), keys.dtype)
             choice = core.explain(q, k, values, **terms, implementation=module.implementation)
             self.attention["/".join(module.path)] = str(choice)
         elif isinstance(module, nn.Dense | nn.Conv) and method == "__call__" and not _inside_attention(module):

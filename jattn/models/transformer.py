@@ -59,7 +59,8 @@ class Transformer(nn.Module, kw_only=True):
     def mechanisms(self) -> tuple[Mechanism, ...]:
         """The mechanism of each layer, with what the model's options say about all of them.
 
-        A layer's own options win: `rotary=False` leaves one layer without positions.
+        A layer's own options win: `rotary=False` leaves one layer without positions. A mechanism that lacks rotary
+        positions, such as a convolution, knows the order of tokens without them.
         """
         layers = self.attention if isinstance(self.attention, tuple) else (self.attention,) * self.depth
         shared: dict[str, Any] = {}
@@ -67,8 +68,12 @@ class Transformer(nn.Module, kw_only=True):
             shared["rotary"] = True
         if self.max_length is not None:
             shared["max_length"] = self.max_length
+
+        def takes(layer: Mechanism, option: str) -> bool:
+            return layer.has_field(option) and not layer.lacks(option)
+
         return tuple(
-            mechanism(layer.name, {k: v for k, v in shared.items() if layer.has_field(k)} | dict(layer.options))
+            mechanism(layer.name, {k: v for k, v in shared.items() if takes(layer, k)} | dict(layer.options))
             for layer in layers
         )
 

@@ -32,6 +32,7 @@ PROPERTIES: dict[str, Callable[[Case], None]] = {
     "pairs": contract.pairs,
     "context": contract.context,
     "decode": contract.decode,
+    "rotary": contract.rotary,
     "bfloat16": contract.bfloat16,
     "implementations": contract.implementations,
     "batch_independence": contract.batch_independence,
@@ -56,7 +57,7 @@ def check_mechanism(
 
     Args:
       module_factory: makes an unbound module from the common fields, given as keywords (num_heads, head_dim, causal,
-        dropout_rate, dtype, implementation, decode).
+        dropout_rate, dtype, implementation, decode, rotary).
       causal: which form to check.
       lacks: the features it legitimately lacks, with reasons; None = what the module's class declares as `lacks`.
       sizes: of the inputs, where the mechanism cannot take the usual ones.

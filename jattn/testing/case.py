@@ -90,9 +90,9 @@ class Case:
         cotangent = self.tokens(seed=1) if cotangent is None else cotangent
         return _differentiate(self.module(**fields), self.variables, x, mask, cotangent)
 
-    def step(self, cache: Any, x: Array, mask: Array) -> tuple[Array, Any]:
+    def step(self, cache: Any, x: Array, mask: Array | None, module: nn.Module | None = None) -> tuple[Array, Any]:
         """The compiled output of decoding some more tokens, and the cache after them."""
-        return _step(self.module(decode=True), {**self.variables, "cache": cache}, x, mask)
+        return _step(module or self.module(decode=True), {**self.variables, "cache": cache}, x, mask)
 
     def weights(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
         """The module's weights."""
@@ -130,7 +130,7 @@ def _differentiate(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(module: nn.Module, variables: Any, x: Array, mask: Array) -> tuple[Array, Any]:
+def _step(module: nn.Module, variables: Any, x: Array, mask: Array | None) -> tuple[Array, Any]:
     y, updated = module.apply(variables, x, mask, mutable=["cache"])
     return y, updated["cache"]
 

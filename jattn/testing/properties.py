@@ -185,6 +185,24 @@ def decode(case: Case) -> None:
             start += new
 
 
+def rotary(case: Case) -> None:
+    """Rotary positions change the output, and decoding counts them on."""
+    if "rotary" in case.lacks:
+        _refuses("rotary", lambda: case.module(rotary=True))
+        return
+    x = case.tokens()
+    full = case.evaluate(x, rotary=True)
+    assert not jnp.allclose(full, case.evaluate(x), atol=1e-5), (
+        "rotary=True has no influence: turn queries and keys by self.turned(inputs, q, k)"
+    )
+    if "decode" in case.lacks or not case.causal:
+        return
+    module, cache = case.module(rotary=True, decode=True), case.empty_cache
+    for t in range(case.sizes.tokens):
+        y, cache = case.step(cache, x[:, t : t + 1], None, module)
+        _near(y, full[:, t : t + 1], f"decoding token {t} with rotary positions")
+
+
 def bfloat16(case: Case) -> None:
     """bfloat16 stays near float32."""
     exact = case.evaluate(case.tokens())

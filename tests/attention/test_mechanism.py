@@ -24,7 +24,9 @@ class Fancy(Attention):
 
 
 @pytest.fixture(autouse=True)
-def _fancy(monkeypatch):
+def _two_mechanisms(monkeypatch):
+    for name in set(MECHANISMS) - {"softmax"}:
+        monkeypatch.delitem(MECHANISMS, name)
     monkeypatch.setitem(MECHANISMS, "fancy", Fancy)
 
 
@@ -42,9 +44,12 @@ def test_options_override_what_the_model_sets():
     assert (module.num_heads, module.dropout_rate, module.use_bias, module.head_dim) == (2, 0, False, 5)
 
 
-def test_a_mechanism_knows_its_fields():
-    assert mechanism("softmax", {}).has_field("rotary")
-    assert not mechanism("fancy", {}).has_field("rotary")
+def test_a_mechanism_knows_its_fields_and_what_it_lacks():
+    softmax, fancy = mechanism("softmax", {}), mechanism("fancy", {})
+    assert softmax.has_field("num_key_heads")
+    assert not fancy.has_field("num_key_heads")
+    assert fancy.lacks("causal")
+    assert not softmax.lacks("causal")
 
 
 def test_values_become_hashable():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jattn.attention.rotary import rotate
-from jattn.errors import UserError
 
 B, H, T, D = 2, 3, 5, 14
 
@@ -50,6 +49,6 @@ def test_angles_are_exact_in_bfloat16_too(x):
     np.testing.assert_allclose(turned.astype(jnp.float32), exact, atol=2e-2)
 
 
-def test_an_odd_head_is_refused(x):
-    with pytest.raises(UserError, match="head_dim is 13: choose an even one"):
-        rotate(x[..., :13])
+def test_an_odd_last_feature_stays_as_it_is(x):
+    odd = jnp.concatenate([x, x[..., :1]], -1)
+    np.testing.assert_array_equal(rotate(odd, 5), jnp.concatenate([rotate(x, 5), x[..., :1]], -1))

@@ -188,6 +188,12 @@ def test_rotary_positions_are_the_mechanisms_option_and_a_layer_may_refuse():
     assert np.abs(logits(model, params) - logits(none.clone(attention=layers[1]), params)).max() > 1e-3
 
 
+def test_a_mechanism_that_lacks_rotary_positions_is_not_asked_for_them():
+    model, params = made(positions="rotary", attention=(mechanism("softmax", {}), mechanism("conv1d", {})))
+    assert [layer.module(num_heads=2).rotary for layer in model.mechanisms()] == [True, False]
+    assert np.isfinite(logits(model, params)).all()
+
+
 @pytest.mark.parametrize(
     ("remat", "decode", "expected"), [("none", False, 0), ("attention", False, 2), ("block", True, 0)]
 )

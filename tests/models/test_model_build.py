@@ -118,6 +118,10 @@ def test_decode_is_passed_on():
         ({"dtype": "int32"}, "unknown dtype 'int32'"),
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0: choose a share from 0 to below 1"),
         ({"attention_dropout_rate": -0.1}, "attention_dropout_rate is -0.1"),
+        (
+            {"implementation": "dense", "attention": AttentionConfig("conv1d")},
+            "implementation 'dense' does nothing: conv1d know one way",
+        ),
         ({"implementation": "blokwise"}, "unknown attention implementation 'blokwise': did you mean 'blockwise'"),
         ({"layers": "2:softmax"}, "layer 2 .*layers 0 to 1"),
         ({"layers": "1:sofmax"}, "unknown mechanism 'sofmax': did you mean 'softmax'"),

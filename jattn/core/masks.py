@@ -60,6 +60,16 @@ class Allowed(Mask):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Past(Mask):
+    """Keys at or before the query, for what wants a mask: as a bias, `Causal` also tells which blocks to leave out."""
+
+    def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Bool[Array, "t s"]:
+        """True where the key is not after the query."""
+        return q_pos[:, None] >= k_pos[None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class All(Mask):
     """Several masks at once; `Padding() & Segments()` makes one."""
 

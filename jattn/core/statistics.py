@@ -24,6 +24,7 @@ class Statistics:
     distance: mean |t - s| under its weights, in tokens.
     largest: its largest weight.
     first: its weight on key 0.
+    mean, square: mean score and mean squared score over its allowed pairs.
     """
 
     energy: Float[Array, "B H T"]
@@ -32,6 +33,8 @@ class Statistics:
     distance: Float[Array, "B H T"]
     largest: Float[Array, "B H T"]
     first: Float[Array, "B H T"]
+    mean: Float[Array, "B H T"]
+    square: Float[Array, "B H T"]
 
 
 def statistics(
@@ -65,28 +68,33 @@ def _by_blocks(call: Call) -> Statistics:
         q, lse_block = view.queries(i), blocks.block(lse, i, grid.query_block)
 
         def key_block(j: Array, carry: tuple) -> tuple:
-            energy, pairs, surprise, distance, largest, first = carry
+            energy, pairs, surprise, distance, largest, first, total, square = carry
             k, _ = view.keys(j)
             scores = view.scores(call.score, q, k, i, j)
             logits = view.logits(scores, q, k, i, j)
             allowed = logits > -jnp.inf
+            scores = jnp.where(allowed, scores, 0.0)
             log_weights = jnp.where(allowed, logits - lse_block[..., None], 0.0)
             weights = jnp.where(allowed, jnp.exp(log_weights), 0.0)
             q_pos, k_pos = view.positions(i, j)
             lag = jnp.abs(q_pos[:, None] - k_pos[None, :])[None, None, None]
             return (
-                energy + jnp.where(allowed, jnp.abs(scores), 0.0).sum(-1),
+                energy + jnp.abs(scores).sum(-1),
                 pairs + allowed.sum(-1),
                 surprise - (weights * log_weights).sum(-1),
                 distance + (weights * lag).sum(-1),
                 jnp.maximum(largest, weights.max(-1)),
                 first + jnp.where(j == 0, weights[..., 0], 0.0),
+                total + scores.sum(-1),
+                square + jnp.square(scores).sum(-1),
             )
 
         zero = jnp.zeros((*call.heads, grid.query_block), lse.dtype)
         start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
-        energy, pairs, *others = jax.lax.fori_loop(start, stop, key_block, (zero,) * 6)
-        return blocks.written(rows, (energy / jnp.maximum(pairs, 1), pairs, *others), i * grid.query_block)
+        sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 8)
+        energy, pairs, *of_weights, total, square = sums
+        energy, total, square = (x / jnp.maximum(pairs, 1) for x in (energy, total, square))
+        return blocks.written(rows, (energy, pairs, *of_weights, total, square), i * grid.query_block)
 
     rows = (jnp.zeros((*call.heads, tokens), lse.dtype),) * len(dataclasses.fields(Statistics))
     rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)

@@ -3,16 +3,33 @@
 python train.py --config=configs/digits_vit.py
 python eval.py --workdir=runs/digits_vit
 
+With another mechanism: --config=configs/digits_vit.py:neural (any key of jattn.attention.MECHANISMS).
+
 About a minute on two CPU cores. Test accuracy 98.3, 98.1, 98.9, 98.6 % with seeds 0 to 3 (359 pictures).
 """
 
-from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
+from jattn.attention import MECHANISMS
+from jattn.config import AttentionConfig, Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
 from jattn.errors import unknown
+
+OPTIONS = {
+    "neural": "projection_dim=4",
+    "adaptive_span": "max_span=16, softness=4",
+    "convnn": "K=4",
+    "kvt": "topk=8",
+    "local": "window_size=4",
+    "neighborhood": "kernel_size=7",
+    "sparse": "mode='local', context=8",
+    "conv1d": "kernel_size=3",
+    "branching_conv": "K=4, kernel_size=3",
+    "branching_attention": "K=4",
+}
+"""Of each mechanism, for 16 patches in heads of 16 features; the others take their defaults."""
 
 
 def get_config(arg: str = "") -> Config:
-    if arg not in ("", "smoke"):
-        raise unknown("argument of configs/digits_vit.py", arg, ["smoke"])
+    if arg not in ("", "smoke", *MECHANISMS):
+        raise unknown("argument of configs/digits_vit.py", arg, ["smoke", *MECHANISMS])
     config = Config(
         steps=1000,
         model=ModelConfig(name="vision_transformer", width=64, depth=4, num_heads=4, patch_size=2, activation="relu"),
@@ -22,6 +39,8 @@ def get_config(arg: str = "") -> Config:
         validation=ValidationConfig(every=200),
         logging=LoggingConfig(every=50),
     )
+    if arg in MECHANISMS:
+        config.model.attention = AttentionConfig(arg, OPTIONS.get(arg, ""))
     if arg == "smoke":
         config.steps = 12
         config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2

@@ -26,12 +26,12 @@ class _Observed:
         """For `nn.intercept_methods`."""
         module, method = context.module, context.method_name
         result = call(*args, **kwargs)
-        if isinstance(module, Attention) and method == "__call__":
+        if isinstance(module, Attention) and method == "__call__" and not _inside_attention(module):
             batch, length, width = args[0].shape
             self.flops += module.cost(length, width=width, batch=batch).flops
             self.attention.setdefault("/".join(module.path), "computed by the mechanism itself")
         elif isinstance(module, Attention) and method == "report":
-            inputs, q, k, _, terms = args
+            inputs, q, k, _, terms, *_ = args
             keys = jax.tree.leaves((core.features(k), k))[0]
             head_dim = module.head_size(inputs.x.shape[-1])
             values = jax.ShapeDtypeStruct((*keys.shape[:3], head_dim), keys.dtype)
@@ -46,7 +46,7 @@ class _Observed:
 
 
 def _inside_attention(module: nn.Module) -> bool:
-    """Whether the layer is part of a mechanism, whose `cost` counts it already."""
+    """Whether the layer, or mechanism, is part of a mechanism, whose `cost` counts it already."""
     parent = module.parent
     while isinstance(parent, nn.Module):
         if isinstance(parent, Attention):

@@ -1,0 +1,145 @@
+"""Writes docs/results.md: every mechanism on digits and on python_docs, the same budget for all, several seeds.
+
+    python scripts/results_table.py
+
+Finished runs are kept under --runs and not repeated: remove the folder when the code has changed. Speeds are those of
+the machine that it runs on: leave it alone meanwhile.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import runpy
+import sys
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jattn.attention import MECHANISMS  # noqa: E402
+from jattn.cli import prepare_process  # noqa: E402
+from jattn.config import CheckpointConfig, Config, ValidationConfig  # noqa: E402
+from jattn.evaluation import evaluate, write_results  # noqa: E402
+from jattn.training import setup, train  # noqa: E402
+from jattn.training.metrics import read_csv  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One table: a config of `configs/` and what of its results is shown."""
+
+    config: str
+    title: str
+    measure: str
+    column: str
+    factor: float
+    causal: bool
+
+
+EXPERIMENTS = (
+    Experiment("digits_vit", "Vision Transformer on digits", "accuracy", "test accuracy, %", 100.0, False),
+    Experiment("python_docs_lm", "language model on python_docs", "bits_per_byte", "test bits per byte", 1.0, True),
+)
+
+
+def main() -> None:
+    """Runs what has not run yet, then writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each mechanism (default: %(default)s)")
+    parser.add_argument("--digits-steps", type=int, default=300, help="steps on digits (default: %(default)s)")
+    parser.add_argument("--docs-steps", type=int, default=100, help="steps on python_docs (default: %(default)s)")
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "results", help="where the runs lie")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "results.md", help="the page")
+    args = parser.parse_args()
+    prepare_process()
+    tables = []
+    for experiment, steps in zip(EXPERIMENTS, (args.digits_steps, args.docs_steps), strict=True):
+        names = [name for name, module in MECHANISMS.items() if not (experiment.causal and "causal" in module.lacks)]
+        found = {name: [] for name in names}
+        for seed in range(args.seeds):  # seed by seed, so that a stop leaves every mechanism with as many
+            for name in names:
+                config = configured(experiment, name, seed, steps)
+                found[name].append(result(config, args.runs / f"{experiment.config}-{steps}" / name / str(seed)))
+                value = experiment.factor * found[name][-1][experiment.measure]
+                print(f"{experiment.config} {name} seed {seed}: {value:.4g}", flush=True)
+        tables.append(table(experiment, steps, found))
+    args.out.write_text(page(tables))
+
+
+def configured(experiment: Experiment, name: str, seed: int, steps: int) -> Config:
+    """The config of one run: validated and saved at its end only."""
+    config = runpy.run_path(str(ROOT / "configs" / f"{experiment.config}.py"))["get_config"](name)
+    config.seed, config.steps, config.epochs = seed, steps, None
+    config.validation, config.checkpoint = ValidationConfig(every=steps), CheckpointConfig(every=steps)
+    config.logging.tensorboard, config.logging.every = False, 10
+    return config
+
+
+def result(config: Config, folder: pathlib.Path) -> dict[str, float]:
+    """Measures of a run on the test split, its speed and size; it is trained if that has not been done."""
+    if not (folder / "results.json").exists():
+        train(config, folder)
+        write_results(evaluate(folder, checkpoint="newest"), folder)
+    measures = json.loads((folder / "results.json").read_text())["measures"]
+    rates = [rate for rate in read_csv(folder / "timing.csv")["steps_per_second"] if rate is not None]
+    params = setup.build(config).parallel.abstract_state.params
+    return measures | {
+        "steps_per_second": float(np.median(rates)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+
+
+def table(experiment: Experiment, steps: int, found: dict[str, list[dict[str, float]]]) -> str:
+    """Means and spreads of one experiment, mechanisms in the order of `MECHANISMS`."""
+    lines = [
+        f"## {experiment.title[0].upper()}{experiment.title[1:]}, {steps} steps",
+        "",
+        f"| mechanism | options | {experiment.column}: mean | standard deviation | each seed | parameters | steps/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in found.items():
+        options = configured(experiment, name, 0, steps).model.attention.options
+        values = [experiment.factor * row[experiment.measure] for row in rows]
+        spread = f"{np.std(values, ddof=1):.2g}" if len(values) > 1 else "one seed"
+        cells = (
+            f"`{name}`",
+            f"`{options}`" if options else "",
+            f"{np.mean(values):.4g}",
+            spread,
+            ", ".join(f"{value:.4g}" for value in values),
+            f"{rows[0]['parameters']:,}",
+            f"{np.median([row['steps_per_second'] for row in rows]):.3g}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(tables: list[str]) -> str:
+    """The whole page."""
+    command = " ".join(["python", "scripts/results_table.py", *sys.argv[1:]])
+    where = f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}, {datetime.date.today()}"
+    return "\n".join(
+        (
+            "# Results",
+            "",
+            f"Made by `{command}` on {where}, float32. All mechanisms of a table have the config's model (`configs/`),",
+            "data order, optimizer and number of steps; nothing was tuned for any of them, and the number of parameters",
+            "differs. The budgets are a few percent of what a model of this size can use: the tables show that each",
+            "mechanism trains, and what a step costs here. They do not rank mechanisms: three seeds whose spread is as",
+            "large as most differences, one small data set each. A comparison needs more seeds and an equal budget of",
+            "parameters or time.",
+            "",
+            *("\n\n".join(tables)).splitlines(),
+            "",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""ConvNN attention: a convolution over a token's nearest neighbours in feature space.
+
+Kang et al. 2025, "Attention Via Convolutional Nearest Neighbors", arXiv:2511.14137; released code:
+github.com/mingikang31/Convolutional-Nearest-Neighbor-Attention.
+
+    n_1 ... n_K = the K tokens s of largest similarity(k_t, q_s), best first
+    head_t = sum over rank r of C_r (w_r v_{n_r})      w = softmax over r of the K similarities, or these themselves
+    Y = [head_1 ... head_H] W^O                        similarity: k.q / sqrt(D), cosine, or minus the distance
+
+The roles of queries and keys are the source's, swapped against other attention: token t looks for neighbours with its
+key, and is found by its query. C_r are the slices of a convolution kernel of length K over ranks, shared by all tokens
+and heads. Where candidates are sampled, token t itself is neighbour 1 with similarity 1 (distance 1), and the others
+are the K - 1 nearest candidates besides it. The source's d_k is our D. What is not in its paper is fixed here as
+follows: where a token has fewer than K neighbours (a causal token's past, padding), the missing ranks weigh nothing.
+
+`as_published=True` computes what the released code does, which differs in that
+  - several heads are merged by reading each (T, D) matrix as (D, T), which mixes tokens;
+  - among sampled candidates token t is given similarity -0.1 (distance 1.1) and often chosen a second time;
+  - a distance of 0 has the gradient NaN;
+  - the coordinate of a sampled candidate is its rank among the candidates, and depthwise convolutions take none;
+  - random candidates are drawn anew in evaluation too, where an rng "sampling" is given;
+  - spatial candidates repeat where more are asked for than there are tokens.
+It builds the (T, S) matrix, as the released code does.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import ClassVar, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jattn import core
+from jattn.attention import convnn_candidates as sampling
+from jattn.attention import convnn_neighbours as neighbours
+from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs
+from jattn.attention.convnn_candidates import Candidates, Places
+from jattn.attention.convnn_convolution import Kind, RankConvolution
+from jattn.attention.convnn_neighbours import Magnitude, Neighbours, Pairs
+from jattn.errors import UserError, unknown
+from jattn.types import Array, Bool, Float, Int
+
+Sampling = Literal["all", "random", "spatial"]
+
+
+class ConvNNAttention(Attention):
+    """Convolution over the K nearest neighbours of every token.
+
+    num_heads: heads split the channels; 1 as the source ran it, also where the model's other mechanisms have more.
+    K: neighbours, and ranks of the convolution; all tokens there are, where these are fewer.
+    sampling_type: candidates: "all" tokens, or a sample that is "random" or "spatial" (at equal distances).
+    num_samples: size of the sample, at most the sequence's length.
+    sample_padding: positions that spatial candidates leave out at both ends.
+    magnitude_type: the similarity: "matmul" (scaled dot product), "cosine", or "euclidean" (distance).
+    convolution_type: "depthwise" (begins as a sum over ranks), "standard", or "depthwise-separable".
+    softmax_topk_val: weights are a softmax over the K similarities; otherwise the similarities themselves (signed), or
+      the inverse of the distances.
+    coordinate_encoding: tokens carry their position, from -1 to 1, as one more feature of query, key and value; with a
+      depthwise convolution, which has no output for it, of query and key.
+    candidates: the sampled positions themselves, instead of drawn ones.
+    sampling_seed: of the random candidates in evaluation; None = another for each layer, by its name. Training draws
+      from rng "sampling".
+    max_length: the length to which samples and coordinates refer when causal, so that they do not depend on later
+      tokens and decoding equals the full pass; None = the length of the call, or of the decode cache.
+
+    Not causal, they refer to the sequence up to its last real token, or to a segment of a packed row: neither padding
+    after a sequence nor what it is packed with changes its outputs. Padding before it moves positions, and with them
+    spatial candidates and coordinates.
+    """
+
+    lacks: ClassVar[Mapping[str, str]] = {
+        "probabilities": "weights of ranks are scaled by a convolution and may be negative",
+        "implementations": "it selects and gathers neighbours instead of weighting all keys",
+    }
+    keeps: ClassVar[frozenset[str]] = frozenset({"num_heads"})
+
+    num_heads: int = 1
+    K: int = 9
+    sampling_type: Sampling = "all"
+    num_samples: int = 32
+    sample_padding: int = 0
+    magnitude_type: Magnitude = "matmul"
+    convolution_type: Kind = "depthwise"
+    softmax_topk_val: bool = True
+    coordinate_encoding: bool = False
+    candidates: tuple[int, ...] | None = None
+    sampling_seed: int | None = None
+    max_length: int | None = None
+
+    def __post_init__(self):
+        for field, kinds in (("sampling_type", Sampling), ("magnitude_type", Magnitude), ("convolution_type", Kind)):
+            if getattr(self, field) not in get_args(kinds):
+                raise unknown(field, getattr(self, field), get_args(kinds))
+        if self.K < 1:
+            raise UserError(f"K is {self.K}: a token needs at least 1 neighbour")
+        if self.sampling_type == "all" and self.candidates is not None:
+            raise UserError("candidates are those of a sample: set sampling_type to 'random' or 'spatial'")
+        if self.candidates is not None and (not self.candidates or min(self.candidates) < 0):
+            raise UserError(f"candidates are {self.candidates}: give at least one position, counted from 0")
+        drawn = self.sampling_type != "all" and self.candidates is None
+        if drawn and self.num_samples < 1 and not (self.as_published and self.sampling_type == "random"):
+            raise UserError(
+                f"num_samples is {self.num_samples}: sampling_type={self.sampling_type!r} needs at least 1; "
+                "sampling_type='all' takes all tokens"
+            )
+        if self.sample_padding < 0:
+            raise UserError(f"sample_padding is {self.sample_padding}: it must be at least 0")
+        if self.as_published and self.causal:
+            raise UserError("the released ConvNN has no causal form: set causal=False or as_published=False")
+        if self.as_published and self.coordinate_encoding and self.convolution_type == "depthwise":
+            raise UserError(
+                "the released ConvNN cannot give a depthwise convolution coordinates: "
+                "set as_published=False or another convolution_type"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*B T C"],
+        mask: Bool[Array, "*B S"] | Int[Array, "*B S"] | Bool[Array, "*B h T S"] | None = None,
+        *,
+        context: Float[Array, "*B S X"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*B T C"]:
+        """Neighbours of each token of x among its own or the context's; see `jattn.attention.base` for the mask.
+
+        A token of x is none of its context's: with a context all K neighbours are candidates.
+        """
+        inputs = self.begin(x, mask, context)
+        head_dim = self.head_size(x.shape[-1])
+        k = self.project("key", inputs.x, self.num_heads, head_dim)
+        q = self.project("query", inputs.context, self.num_heads, head_dim)
+        v = self.project("value", inputs.context, self.num_heads, head_dim)
+        k, q = self.turned(inputs, k, q)
+        inputs, (q, v) = self.remember(inputs, query=q, value=v)
+
+        at = self._places(inputs, q.shape[2], crossed=context is not None)
+        chosen = self._candidates(at, deterministic)
+        first_is_own = chosen is not None and context is None
+        q = q if chosen is None else neighbours.at_slots(q, chosen.slot)
+        if self.coordinate_encoding:
+            k, q, v = self._with_coordinates(inputs, at, chosen, k, q, v, crossed=context is not None)
+        pairs = self._pairs(inputs, at, chosen, k, q, scale=head_dim**-0.5, without_own=first_is_own)
+        slot, nearness, found = self._neighbours(inputs, chosen, pairs, first_is_own=first_is_own)
+        weights = neighbours.weighed(self.magnitude_type, nearness, found, normalise=self.softmax_topk_val)
+
+        weighted = weights[..., None].astype(v.dtype) * core.gather(v, slot)
+        out, norms = RankConvolution(self.convolution_type, head_dim, self.dtype, name="conv")(weighted)
+        if self.is_asked_to_report():
+            self._report(inputs, pairs, slot, weights, norms, v.shape[2])
+        out = nn.Dropout(self.dropout_rate)(out, deterministic=deterministic)
+        if self.as_published and self.num_heads > 1:
+            out = out.reshape(*out.shape[:2], head_dim, -1).swapaxes(2, 3)
+        return self.finish(inputs, out)
+
+    def _places(self, inputs: Inputs, slots: int, *, crossed: bool) -> Places:
+        if self.as_published:
+            real = inputs.key_mask if inputs.key_mask is None else inputs.key_mask != 0
+            return Places(jnp.arange(slots)[None], jnp.full((1, 1), slots), real, None, slots)
+        uses_length = self.coordinate_encoding or self.sampling_type != "all"
+        length = None
+        if self.causal and not crossed:
+            length = slots if self.max_length is None else self.max_length
+            if uses_length and slots > length:
+                raise UserError(
+                    f"{slots} tokens are more than max_length {length}: shorten the sequence or raise max_length"
+                )
+        return sampling.places(slots, inputs.key_mask, inputs.pair_mask, length)
+
+    def _candidates(self, at: Places, deterministic: bool) -> Candidates | None:
+        """The sampled candidates; None = all tokens are."""
+        if self.sampling_type == "all":
+            return None
+        if self.as_published:
+            return self._released_candidates(at, deterministic)
+        if self.candidates is not None:
+            return sampling.given(at, self.candidates)
+        if self.sampling_type == "spatial":
+            return sampling.spatial(at, self.num_samples, self.sample_padding)
+        return sampling.random(at, self.num_samples, self._seed(deterministic))
+
+    def _released_candidates(self, at: Places, deterministic: bool) -> Candidates:
+        slots = at.position.shape[1]
+        slot = self.candidates
+        if slot is None and self.sampling_type == "spatial":
+            slot = sampling.released_spatial(slots, self.num_samples, self.sample_padding)
+        if slot is None:
+            slot = sampling.released_random(slots, self.num_samples, self._seed(deterministic))
+        slot = jnp.asarray(slot, jnp.int32)[None]
+        return Candidates(slot, jnp.ones_like(slot, bool) if at.real is None else at.real[:, slot[0]])
+
+    def _seed(self, deterministic: bool) -> Array | int:
+        if not deterministic or (self.as_published and self.has_rng("sampling")):
+            return jax.random.bits(self.make_rng("sampling"), dtype=jnp.uint32)
+        return self._evaluation_seed
+
+    @property
+    def _evaluation_seed(self) -> int:
+        return zlib.crc32("/".join(self.path).encode()) if self.sampling_seed is None else self.sampling_seed
+
+    def _with_coordinates(
+        self, inputs: Inputs, at: Places, chosen: Candidates | None, k: Array, q: Array, v: Array, *, crossed: bool
+    ) -> tuple[Array, Array, Array]:
+        """Keys, queries of the candidates, and values with the coordinate as one more feature."""
+        of_slots = neighbours.coordinate(at.position, at.length)
+        if crossed:
+            of_tokens = neighbours.coordinate(jnp.arange(k.shape[2])[None], jnp.full((1, 1), k.shape[2]))
+        else:
+            of_tokens = jax.lax.dynamic_slice_in_dim(of_slots, inputs.offset, k.shape[2], axis=1)
+        of_candidates = of_slots
+        if chosen is not None and self.as_published:
+            of_candidates = neighbours.coordinate(jnp.arange(q.shape[2])[None], jnp.full((1, 1), q.shape[2]))
+        elif chosen is not None:
+            of_candidates = neighbours.at_slots(of_slots[:, None], chosen.slot)[:, 0]
+        if self.convolution_type != "depthwise":
+            v = neighbours.extended(v, of_slots)
+        return neighbours.extended(k, of_tokens), neighbours.extended(q, of_candidates), v
+
+    def _pairs(
+        self,
+        inputs: Inputs,
+        at: Places,
+        chosen: Candidates | None,
+        k: Array,
+        q: Array,
+        *,
+        scale: float,
+        without_own: bool,
+    ) -> Pairs:
+        """Which candidates may become neighbours of which tokens, and how near they are."""
+        k, q, score = neighbours.scored(self.magnitude_type, k, q, scale)
+        slot = jnp.arange(q.shape[2])[None] if chosen is None else chosen.slot
+        rows = {"features": k, "place": (inputs.offset + jnp.arange(k.shape[2]))[None, None]}
+        columns = {"features": q, "place": slot[:, None]}
+        masks = []
+        if self.causal:
+            masks.append(core.NotAfter())
+        if without_own and not self.as_published:
+            masks.append(core.NotOwn())
+        valid = at.real if chosen is None else chosen.valid
+        if valid is not None:
+            columns["valid"] = valid[:, None]
+            masks.append(core.Padding())
+        if inputs.key_mask is not None and inputs.key_mask.dtype != jnp.bool_:
+            rows["segment"] = inputs.query_mask[:, None]
+            columns["segment"] = neighbours.at_slots(inputs.key_mask[:, None], slot)
+            masks.append(core.Segments())
+        if inputs.pair_mask is not None:
+            rows["allowed"] = neighbours.at_slots(inputs.pair_mask.swapaxes(2, 3), slot).swapaxes(2, 3)
+            masks.append(core.Allowed())
+        return Pairs(rows, columns, score, core.All(tuple(masks)) if masks else None)
+
+    def _neighbours(self, inputs: Inputs, chosen: Candidates | None, pairs: Pairs, *, first_is_own: bool) -> Neighbours:
+        """Each token's K neighbours, by slot."""
+        count = self.K - first_is_own
+        if self.as_published:
+            best = neighbours.released(pairs, count, self.magnitude_type, sampled=first_is_own)
+        else:
+            best = neighbours.nearest(pairs, count)
+        if chosen is not None:
+            slots = jnp.broadcast_to(chosen.slot, (best.index.shape[0], chosen.slot.shape[1]))
+            best = best._replace(index=jax.vmap(lambda slots, index: slots[index])(slots, best.index))
+        if not first_is_own:
+            return best
+        real = jnp.ones((1, 1, 1), bool)
+        if inputs.query_mask is not None:
+            real = (inputs.query_mask != 0)[:, None]
+        if inputs.pair_mask is not None:
+            real = jnp.diagonal(inputs.pair_mask, axis1=2, axis2=3)
+        itself = pairs.rows["place"], jnp.full((1, 1, 1), -1.0 if self.magnitude_type == "euclidean" else 1.0), real
+        shape = (*best.index.shape[:3], 1)
+        return Neighbours(
+            *(
+                jnp.concatenate([jnp.broadcast_to(first[..., None], shape).astype(others.dtype), others], 3)
+                for first, others in zip(itself, best, strict=True)
+            )
+        )
+
+    def _report(
+        self,
+        inputs: Inputs,
+        pairs: Pairs,
+        slot: Int[Array, "B H T K"],
+        weights: Float[Array, "B H T K"],
+        norms: Float[Array, " K"],
+        slots: int,
+    ) -> None:
+        """Sows the mean |similarity| over candidate pairs, and each rank's weight times the norm of its C_r."""
+        rows = neighbours.statistics(pairs, slot, weights)
+        energy = mean_over_pairs(rows.energy, real_pairs(inputs, rows))
+        self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights * norms, slots))
+
+    def weights(
+        self, x: Float[Array, "*B T C"], mask: Array | None = None, *, context: Array | None = None
+    ) -> Float[Array, "*B H T S"]:
+        """Each neighbour's weight times the Frobenius norm of the convolution at its rank, of an evaluation's call."""
+        if self.sampling_seed is None and self.path:  # read by a copy that has no path of its own
+            reader = self.clone(parent=None, sampling_seed=self._evaluation_seed)
+            return reader.apply(self.variables, x, mask, context=context, method="weights")
+        return super().weights(x, mask, context=context)

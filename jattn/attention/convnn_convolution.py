@@ -1,0 +1,63 @@
+"""The convolution over ranks of ConvNN attention: one output a token, the same kernel for all tokens and heads."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.nn import initializers
+
+from jattn.attention.cost import Cost
+from jattn.types import Array, DTypeLike, Float
+
+Kind = Literal["standard", "depthwise", "depthwise-separable"]
+
+# The source's initialisers: torch's uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)), and ones for the depthwise kernel.
+_UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1), out_axis=2)
+_UNIFORM_DEPTHWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
+_UNIFORM_POINTWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class RankConvolution(nn.Module):
+    """`y[o] = sum over rank r of C_r x_r`, C_r linear from c to o features, without bias.
+
+    kind: "standard", kernel (K, c, o); "depthwise", kernel (K, c), C_r diagonal; "depthwise-separable", the latter
+      followed by a pointwise map (c, o).
+    features: o; a depthwise convolution keeps c.
+    """
+
+    kind: Kind
+    features: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H T K c"]) -> tuple[Float[Array, "B H T o"], Float[Array, " K"]]:
+        """The convolution, and the Frobenius norm of every C_r."""
+        ranks, inputs = x.shape[3:]
+        if self.kind == "standard":
+            init = nn.with_logical_partitioning(_UNIFORM, (None, None, "head_dim"))
+            kernel = self.param("kernel", init, (ranks, inputs, self.features))
+            norms = jnp.sqrt(jnp.sum(jnp.square(kernel), (1, 2)))
+            x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+            return jnp.einsum("bhtrc,rco->bhto", x, kernel), norms
+        init = initializers.ones if self.kind == "depthwise" else _UNIFORM_DEPTHWISE
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, (None, "head_dim")), (ranks, inputs))
+        if self.kind == "depthwise":
+            norms = jnp.sqrt(jnp.sum(jnp.square(kernel), 1))
+            x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+            return jnp.einsum("bhtrc,rc->bhtc", x, kernel), norms
+        init = nn.with_logical_partitioning(_UNIFORM_POINTWISE, (None, "head_dim"))
+        pointwise = self.param("pointwise", init, (inputs, self.features))
+        norms = jnp.sqrt(jnp.square(kernel) @ jnp.sum(jnp.square(pointwise), 1))
+        x, kernel, pointwise = promote_dtype(x, kernel, pointwise, dtype=self.dtype)
+        return jnp.einsum("bhtrc,rc->bhtc", x, kernel) @ pointwise, norms
+
+
+def cost(kind: Kind, tokens: int, ranks: int, inputs: int, outputs: int, dtype_bytes: int) -> Cost:
+    """The cost of one convolution for `tokens` tokens, its input and output left to others."""
+    params, flops = {
+        "standard": (ranks * inputs * outputs, 2 * ranks * inputs * outputs),
+        "depthwise": (ranks * inputs, 2 * ranks * inputs),
+        "depthwise-separable": (ranks * inputs + inputs * outputs, 2 * ranks * inputs + 2 * inputs * outputs),
+    }[kind]
+    return Cost(params, tokens * flops, dtype_bytes * params)

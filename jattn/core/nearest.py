@@ -1,0 +1,120 @@
+"""The nearest keys of every query, found without the (T, S) matrix and gathered without (T, S, D).
+
+    index, found = nearest(q, k, 9, score=Dot(), mask=Padding())     the 9 keys of highest score, best first
+    values = gather(v, index)                                         B H T 9 D
+
+Indices have no derivative. What is differentiable, the scores of the keys found, is computed anew from what was
+gathered: a backward pass costs O(T n D) for n neighbours.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jattn.core import blocks
+from jattn.core.call import Call
+from jattn.core.dense import logits
+from jattn.core.masks import Mask
+from jattn.core.scores import Dot
+from jattn.core.sharding import of_pairs
+from jattn.types import Array, Bool, Float, Int, Tokens
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NotAfter(Mask):
+    """Keys at or before the query where keys are in any order: rider "place" of q, Int[B|1 1 T], and of k."""
+
+    def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Bool[Array, "t s"]:
+        """True where the key's place is not after the query's."""
+        return q["place"][:, None] >= k["place"][None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NotOwn(Mask):
+    """Keys that are not the query's own token: riders "place" as for `NotAfter`."""
+
+    def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Bool[Array, "t s"]:
+        """True where the places differ."""
+        return q["place"][:, None] != k["place"][None, :]
+
+
+class Nearest(NamedTuple):
+    """The n best keys of each query, best first; equal scores in the order of the keys.
+
+    index: of the keys; arbitrary where there is none.
+    found: False where a query may attend to fewer than n keys.
+    """
+
+    index: Int[Array, "B H T n"]
+    found: Bool[Array, "B H T n"]
+
+
+def nearest(
+    q: Tokens,
+    k: Tokens,
+    count: int,
+    *,
+    score: Any = Dot(),  # noqa: B008 (an immutable value)
+    bias: Any = None,
+    mask: Any = None,
+    offset: int | Int[Array, ""] = 0,
+) -> Nearest:
+    """The `count` keys of highest score plus bias among those that each query may attend to.
+
+    Works on blocks of 128 queries, so that no more than 128 rows of scores exist at a time. Arguments as in
+    `jattn.core.attend`; gradients are stopped.
+    """
+    q, k, score, bias, mask = jax.lax.stop_gradient((q, k, score, bias, mask))
+    return of_pairs(lambda call: _by_blocks(call, count), q, k, score, bias, mask, offset)
+
+
+def gather(tokens: Float[Array, "B H S D"], index: Int[Array, "B H T n"]) -> Float[Array, "B H T n D"]:
+    """The tokens at these indices, head by head."""
+    of_head = jax.vmap(lambda tokens, index: tokens.at[index].get(mode="clip"))
+    return jax.vmap(of_head)(tokens, index)
+
+
+def score_matrix(
+    q: Tokens,
+    k: Tokens,
+    *,
+    score: Any = Dot(),  # noqa: B008 (an immutable value)
+    bias: Any = None,
+    mask: Any = None,
+    offset: int | Int[Array, ""] = 0,
+) -> Float[Array, "B H T S"]:
+    """Score plus bias of every pair, -inf where it may not attend: O(T S) memory, differentiable in every mode."""
+    return of_pairs(lambda call: call.ungroup(logits(call)), q, k, score, bias, mask, offset)
+
+
+def best(values: Float[Array, "*B S"], count: int) -> tuple[Int[Array, "*B n"], Bool[Array, "*B n"]]:
+    """Indices of the `count` largest values, largest first, and whether each is above -inf.
+
+    NaN and what overflowed come last, but before -inf, which means "no such pair": `top_k` itself would take NaN first.
+    """
+    lowest = jnp.finfo(values.dtype).min
+    values = jnp.where(values == -jnp.inf, -jnp.inf, jnp.nan_to_num(values, nan=lowest, neginf=lowest))
+    missing = max(count - values.shape[-1], 0)
+    values, index = jax.lax.top_k(values, count - missing)
+    widths = [(0, 0)] * (values.ndim - 1) + [(0, missing)]
+    return jnp.pad(index, widths), jnp.pad(values > -jnp.inf, widths)
+
+
+def _by_blocks(call: Call, count: int) -> Nearest:
+    rows_only = blocks.grid(call.queries, call.keys)
+    grid = blocks.Grid(call.queries, call.keys, rows_only.query_block, max(call.keys, 1))
+    view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
+
+    def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, (k, _) = view.queries(i), view.keys(0)
+        values = view.logits(view.scores(call.score, q, k, i, 0), q, k, i, 0)
+        return blocks.written(rows, best(values, count), i * grid.query_block)
+
+    shape = (*call.heads, grid.query_blocks * grid.query_block, count)
+    rows = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+    rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)
+    return Nearest(*(call.ungroup(row[:, :, :, : grid.queries]) for row in rows))

@@ -38,7 +38,7 @@ def read(path: Path) -> Recorded:
       UserError: it is no such file.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:  # numpy leaves a damaged file open
             arrays = dict(file)
         meta = json.loads(str(arrays.pop("meta")))
         settings = dict(meta["settings"])

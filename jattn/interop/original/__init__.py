@@ -13,24 +13,31 @@ import jax
 import jax.numpy as jnp
 
 from jattn.errors import UserError, unknown
-from jattn.interop.original import softmax
-from jattn.interop.original.rules import Original, Params, Settings
+from jattn.interop.original import adaptive_span, conv1d, convnn, kvt, natural, softmax
+from jattn.interop.original.rules import Original, Settings
 from jattn.types import Array
 
 __all__ = ["ORIGINALS", "dump", "load", "original"]
 
-FAMILIES = (softmax.ORIGINALS,)
+FAMILIES = (
+    conv1d.ORIGINALS,
+    convnn.ORIGINALS,
+    kvt.ORIGINALS,
+    adaptive_span.ORIGINALS,
+    natural.ORIGINALS,
+    softmax.ORIGINALS,
+)
 
 ORIGINALS: dict[str, dict[str, Original]] = {name: classes for family in FAMILIES for name, classes in family.items()}
 
 
-def load(mechanism: str, settings: Settings, params: Params) -> tuple[nn.Module, dict[str, Any]]:
+def load(mechanism: str, settings: Settings, params: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The module that computes what a released class computes, and its variables.
 
     Args:
       mechanism: a key of `ORIGINALS`.
       settings: arguments of the released class, and `cls`, its name.
-      params: its parameters under the names of its state_dict.
+      params: its parameters, arrays of NumPy or JAX, under the names of its state_dict.
 
     Raises:
       UserError: the mechanism, the class or a setting is not known, or a parameter is missing.

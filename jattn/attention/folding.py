@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jattn import core
 from jattn.attention.base import Inputs
+from jattn.attention.cost import Cost, attention
 from jattn.types import Array, Float, Int, Shaped, Tokens
 
 Extents = tuple[Int[Array, "b S"], Int[Array, "b S"]]
@@ -75,6 +76,12 @@ class ResidueClasses:
     """
 
     step: int
+
+    def cost(self, length: int, *, batch: int, **options: Any) -> Cost:
+        """`jattn.attention.cost.attention` of every class."""
+        classes = self._count(length)
+        rows = -(-length // classes)
+        return attention(rows, rows, batch=batch * classes, **options)
 
     def attend(
         self, q: Tokens, k: Tokens, v: Float[Array, "B K S E"], *, dropout: Any, implementation: Any, **terms: Any
@@ -134,6 +141,14 @@ class Summaries:
     causal: bool
 
     statistics = staticmethod(core.statistics)
+
+    def cost(self, length: int, *, batch: int, heads: int, values: int, causal: bool, **options: Any) -> Cost:
+        """`jattn.attention.cost.attention` of both parts, and their merging."""
+        options |= {"batch": batch, "heads": heads, "values": values}
+        within = attention(length, length, causal=causal, **options)
+        summaries = length * self.count // self.size
+        merging = Cost(0, (summaries > 0) * batch * heads * length * (3 * values + 10), 0)
+        return within + attention(length, summaries, causal=False, **options) + merging
 
     def attend(
         self, q: Tokens, k: Tokens, v: Float[Array, "B K S E"], *, bias: Any, mask: Any, dropout: Any, **terms: Any

@@ -1,13 +1,53 @@
 """Attention mechanisms: one file each, one interface, `y = module(x, mask, context=..., deterministic=...)`."""
 
+from jattn.attention.adaptive_span import AdaptiveSpanAttention
 from jattn.attention.base import FEATURES, Attention
+from jattn.attention.branching import BranchingAttention, BranchingConvAttention
 from jattn.attention.conv1d import Conv1dAttention
+from jattn.attention.convnn import ConvNNAttention
 from jattn.attention.cost import Cost
+from jattn.attention.kvt import KvtAttention
+from jattn.attention.natural import NaturalAttention
+from jattn.attention.neighborhood import NeighborhoodAttention
+from jattn.attention.neural import NeuralAttention
+from jattn.attention.reduced import EfficientAttention, OptimisedAttention, SuperAttention
 from jattn.attention.softmax import SoftmaxAttention
+from jattn.attention.sparse import SparseAttention
 
-__all__ = ["FEATURES", "MECHANISMS", "Attention", "Conv1dAttention", "Cost", "SoftmaxAttention"]
+__all__ = [
+    "FEATURES",
+    "MECHANISMS",
+    "AdaptiveSpanAttention",
+    "Attention",
+    "BranchingAttention",
+    "BranchingConvAttention",
+    "Conv1dAttention",
+    "ConvNNAttention",
+    "Cost",
+    "EfficientAttention",
+    "KvtAttention",
+    "NaturalAttention",
+    "NeighborhoodAttention",
+    "NeuralAttention",
+    "OptimisedAttention",
+    "SoftmaxAttention",
+    "SparseAttention",
+    "SuperAttention",
+]
 
 MECHANISMS: dict[str, type[Attention]] = {
+    "adaptive_span": AdaptiveSpanAttention,
+    "branching_attention": BranchingAttention,
+    "branching_conv": BranchingConvAttention,
     "conv1d": Conv1dAttention,
+    "convnn": ConvNNAttention,
     "softmax": SoftmaxAttention,
+    "neural": NeuralAttention,
+    "natural": NaturalAttention,
+    "optimised": OptimisedAttention,
+    "efficient": EfficientAttention,
+    "super": SuperAttention,
+    "kvt": KvtAttention,
+    "neighborhood": NeighborhoodAttention,
+    "sparse": SparseAttention,
 }

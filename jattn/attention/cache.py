@@ -57,3 +57,16 @@ def remember(module: nn.Module, tokens: dict[str, Array]) -> tuple[dict[str, Arr
         )
     index.value = index.value + shape[2]
     return {name: variable.value for name, variable in cached.items()}, index.value <= slots[2]
+
+
+def remember_derived(module: nn.Module, name: str, new: Array, first: Int[Array, ""] | int) -> Array:
+    """Adds an array (B, K, T, ...) that could be made of this call's tokens only after `remember`.
+
+    first: `position(module)` from before `remember`. Returns the array with all slots; `new` at `init`.
+    """
+    ready = module.has_variable("cache", f"cached_{name}")
+    cached = module.variable("cache", f"cached_{name}", jnp.zeros, new.shape, new.dtype)
+    if not ready:
+        return new
+    cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new.astype(cached.value.dtype), first, axis=2)
+    return cached.value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _SOFTMAX = 5  # maximum, subtraction, sum, division, and the guard of empty rows
 _CAUSAL = 3  # the lag, its comparison, the addition of the bias
+_OVER_QUERIES = 5  # the first call's maximum, subtraction, sum and guard; the normaliser's subtraction
 ROTARY = 3  # per feature: two products, one sum
 RMS_NORM = 3  # per feature: square, sum, scaling
 
@@ -49,13 +50,19 @@ def attention(
     values: int,
     causal: bool,
     dtype_bytes: int,
+    over_queries: bool = False,
 ) -> Cost:
     """The cost of softmax attention of all heads of `batch` examples, every pair computed.
 
     score: FLOPs of the score of a pair.
     features: numbers per query and head, and per key and head, that the score reads.
     values: E, features of a value.
+    over_queries: the softmax is over the queries (see `jattn.core.over_queries`).
     """
     pairs = batch * heads * queries * keys
     tokens = heads * queries * (features[0] + values) + key_heads * keys * (features[1] + values)
-    return Cost(0, pairs * (score + _SOFTMAX + causal * _CAUSAL + 2 * values), dtype_bytes * batch * tokens)
+    flops = pairs * (score + _SOFTMAX + causal * _CAUSAL + 2 * values)
+    if over_queries:
+        flops += pairs * (score + _OVER_QUERIES) + batch * heads * queries * values
+        tokens += heads * queries * features[0] + key_heads * keys * features[1]
+    return Cost(0, flops, dtype_bytes * batch * tokens)

@@ -3,30 +3,62 @@
 from jattn.core.attend import IMPLEMENTATIONS, attend, explain
 from jattn.core.biases import Bias, Causal, Sum, Window
 from jattn.core.dropout import Dropout
-from jattn.core.masks import All, Allowed, Mask, Padding, Segments
-from jattn.core.scores import Dot, Filled, features
+from jattn.core.masks import All, Allowed, Mask, Padding, Past, Segments
+from jattn.core.merging import merged
+from jattn.core.nearest import Nearest, NotAfter, NotOwn, best, gather, nearest, score_matrix
+from jattn.core.over_queries import Exchanged, OverQueries, over_queries
+from jattn.core.patterns import Blocks, Shifted, StretchedBias, StretchedMask, Strided
+from jattn.core.scores import MLP, Added, Distance, Dot, Filled, Penalized, features, root
+from jattn.core.spans import SoftSpan, TriangleWave
 from jattn.core.statistics import Statistics, mean_energy, statistics
+from jattn.core.threshold import AtLeast, thresholds
 from jattn.core.weights import weights
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "MLP",
+    "Added",
     "All",
     "Allowed",
+    "AtLeast",
     "Bias",
+    "Blocks",
     "Causal",
+    "Distance",
     "Dot",
     "Dropout",
+    "Exchanged",
     "Filled",
     "Mask",
+    "Nearest",
+    "NotAfter",
+    "NotOwn",
+    "OverQueries",
     "Padding",
+    "Past",
+    "Penalized",
     "Segments",
+    "Shifted",
+    "SoftSpan",
     "Statistics",
+    "StretchedBias",
+    "StretchedMask",
+    "Strided",
     "Sum",
+    "TriangleWave",
     "Window",
     "attend",
+    "best",
     "explain",
     "features",
+    "gather",
     "mean_energy",
+    "merged",
+    "nearest",
+    "over_queries",
+    "root",
+    "score_matrix",
     "statistics",
+    "thresholds",
     "weights",
 ]

@@ -7,8 +7,27 @@ import pytest
 from jattn.attention import FEATURES, MECHANISMS
 from jattn.testing import PROPERTIES, Sizes, check_mechanism
 
+SLICES = Sizes(head_dim=None, width=15)  # of mechanisms whose heads are slices of the width
+
 # What is checked of each mechanism: name of the run -> (mechanism, options, forms, sizes).
 RUNS = {
+    "adaptive_span": ("adaptive_span", {"max_span": 5, "softness": 2}, ("bidirectional", "causal"), Sizes()),
+    "adaptive_span_periodic": (
+        "adaptive_span",
+        {
+            "max_length": 7,
+            "softness": 1.5,
+            "span_init": 0.9,
+            "span_reg": 0.1,
+            "periodic": True,
+            "period_min": 1.5,
+            "period_max": 6,
+            "harmonics": 3,
+            "use_bias": False,
+        },
+        ("causal",),
+        Sizes(),
+    ),
     "softmax": ("softmax", {}, ("bidirectional", "causal"), Sizes()),
     "softmax_with_all_options": (
         "softmax",
@@ -16,8 +35,108 @@ RUNS = {
         ("causal",),
         Sizes(head_dim=4),  # even, for rotary positions
     ),
+    "neural": ("neural", {}, ("bidirectional", "causal"), Sizes()),
+    "neural_with_all_options": (
+        "neural",
+        {"projection_dim": 3, "hidden_dims": (5, 3, 2), "shared_network": False, "use_bias": False},
+        ("bidirectional", "causal"),
+        Sizes(),
+    ),
+    "natural": ("natural", {}, ("bidirectional", "causal"), Sizes()),
+    "natural_with_all_options": (
+        "natural",
+        {"head_mask": (1, 0.5, 0), "energy_statistic": "standard_deviation", "use_bias": False},
+        ("causal",),
+        Sizes(),
+    ),
+    "branching_attention": ("branching_attention", {"K": 3}, ("bidirectional", "causal"), Sizes()),
+    "branching_attention_with_all_options": (
+        "branching_attention",
+        {
+            "branch_ratio": 0.7,
+            "K": 4,
+            "sampling_type": "spatial",
+            "num_samples": 5,
+            "magnitude_type": "euclidean",
+            "convolution_type": "standard",
+            "softmax_topk_val": False,
+            "coordinate_encoding": True,
+            "max_length": 7,
+            "num_key_heads": 1,
+            "qk_norm": True,
+            "use_bias": False,
+        },
+        ("causal",),
+        Sizes(),
+    ),
+    "branching_conv": ("branching_conv", {"K": 3}, ("bidirectional", "causal"), Sizes()),
+    "branching_conv_with_all_options": (
+        "branching_conv",
+        {"branch_ratio": 0.3, "K": 4, "magnitude_type": "cosine", "kernel_size": 4, "use_bias": False},
+        ("bidirectional",),
+        Sizes(),
+    ),
     "conv1d": ("conv1d", {}, ("bidirectional", "causal"), Sizes()),
     "conv1d_with_all_options": ("conv1d", {"kernel_size": 4, "use_bias": False}, ("bidirectional", "causal"), Sizes()),
+    "convnn": ("convnn", {}, ("bidirectional", "causal"), Sizes()),
+    "convnn_spatial": (
+        "convnn",
+        {
+            "K": 3,
+            "sampling_type": "spatial",
+            "num_samples": 3,
+            "magnitude_type": "cosine",
+            "convolution_type": "standard",
+            "softmax_topk_val": False,
+            "coordinate_encoding": True,
+            "max_length": 7,
+            "use_bias": False,
+        },
+        ("bidirectional", "causal"),
+        Sizes(),
+    ),
+    "convnn_random": (
+        "convnn",
+        {
+            "K": 3,
+            "sampling_type": "random",
+            "num_samples": 4,
+            "magnitude_type": "euclidean",
+            "convolution_type": "depthwise-separable",
+            "max_length": 7,
+            "rotary": True,
+        },
+        ("bidirectional", "causal"),
+        Sizes(head_dim=4),  # even, for rotary positions
+    ),
+    "kvt": ("kvt", {"topk": 3}, ("bidirectional", "causal"), Sizes()),
+    "kvt_with_all_options": (
+        "kvt",
+        {"topk": 2, "qkv_bias": True, "qk_scale": 0.7, "use_bias": False},
+        ("causal",),
+        Sizes(),
+    ),
+    "optimised": ("optimised", {}, ("bidirectional", "causal"), Sizes(head_dim=7, width=15)),
+    "optimised_without_biases": ("optimised", {"use_bias": False}, ("causal",), SLICES),
+    "efficient": ("efficient", {}, ("bidirectional", "causal"), SLICES),
+    "efficient_without_biases": ("efficient", {"use_bias": False}, ("causal",), SLICES),
+    "super": ("super", {"max_length": 19}, ("bidirectional", "causal"), SLICES),
+    "super_with_all_options": (
+        "super",
+        {"max_length": 19, "shared": False, "token_bias": True, "use_bias": False},
+        ("bidirectional", "causal"),
+        SLICES,
+    ),
+    "neighborhood": ("neighborhood", {"kernel_size": 3}, ("bidirectional", "causal"), Sizes()),
+    "neighborhood_with_all_options": (
+        "neighborhood",
+        {"kernel_size": 3, "dilation": 2, "qkv_bias": False, "qk_scale": 0.7},
+        ("bidirectional", "causal"),
+        Sizes(),
+    ),
+    "sparse": ("sparse", {"context": 2}, ("bidirectional", "causal"), Sizes()),
+    "sparse_strided": ("sparse", {"mode": "strided", "context": 3}, ("bidirectional", "causal"), Sizes()),
+    "sparse_fixed": ("sparse", {"mode": "fixed", "context": 3, "summary": 2}, ("bidirectional", "causal"), Sizes()),
 }
 FORMS = [(run, form) for run, (_, _, forms, _) in RUNS.items() for form in forms]
 

@@ -36,6 +36,7 @@ class ModelConfig:
     tie_embeddings: bool = False  # language model: output weights = embedding table
     pooling: str = "mean"  # classifiers: mean (over valid tokens) | class_token
     head_hidden_dim: int | None = None  # classifiers: one ReLU layer of this size before the output; None = none
+    padding_token: int | None = 0  # text classifier: the token that is neither attended nor pooled; None = all are
     patch_size: int = 4  # vision transformer: pixels
     max_length: int | None = None  # longest sequence the positions can hold; None = what the data needs
     dropout_rate: float = 0.0  # on embeddings and on the output of each sub-layer
@@ -68,11 +69,12 @@ class LossConfig:
 
     name: str = "cross_entropy"  # cross_entropy | binary_cross_entropy (one logit) | mean_squared_error (one-hot)
     label_smoothing: float = 0.0  # share of the target spread over all classes
+    threshold: float = 0.0  # binary_cross_entropy: accuracy predicts class 1 for a logit above this
 
 
 @dataclass
 class OptimConfig:
-    """An optax chain: clip, L2, precondition, decoupled decay, learning rate."""
+    """An optax chain: clip, scale the gradient, L2, precondition, scale the update, decoupled decay, learning rate."""
 
     name: str = "adamw"  # adam | adamw | sgd | lion | muon
     learning_rate: float = 1e-3  # peak
@@ -93,6 +95,10 @@ class OptimConfig:
     decay_scope: str = "kernels"  # kernels (arrays of two axes and more that are no embedding) | all
     decay_coupling: str = "decoupled"  # decoupled (as AdamW) | l2 (added to the gradient)
     clip_norm: float | None = None  # global norm of the gradient; None = no clipping
+    attention_informed: str = "off"  # off | gradient | update | paper: scale by energies, docs/attention_informed.md
+    energy_scale: float = 0.1  # attention_informed=gradient and update: factor 1 + tanh(energy_scale energy)
+    energy_mix: float = 0.5  # attention_informed=update: share of the update that is not scaled
+    energy_gamma: float = 1.0  # attention_informed=paper: share sigmoid(energy_gamma energy) of the usual update
     accumulation_steps: int = 1  # micro-batches a step; they divide the batch
     ema_decay: float | None = None  # exponential moving average of parameters, used to evaluate; None = off
 

@@ -76,9 +76,7 @@ class NaturalAttention(Attention):
         if self.head_mask is not None and len(self.head_mask) != self.num_heads:
             raise UserError(f"head_mask has {len(self.head_mask)} numbers: give one for each of {self.num_heads} heads")
         if self.energy_statistic not in ENERGIES:
-            raise UserError(
-                f"energy_statistic {self.energy_statistic!r} is unknown: choose from {', '.join(ENERGIES)}"
-            )
+            raise UserError(f"energy_statistic {self.energy_statistic!r} is unknown: choose from {', '.join(ENERGIES)}")
         if not self.mask_value < 0:
             raise UserError(f"mask_value {self.mask_value} hides no pair: choose a number below 0, such as -1e4")
         super().__post_init__()
@@ -183,7 +181,7 @@ class NaturalAttention(Attention):
 def _added(additive_mask: Float[Array, "..."], queries: int, keys: int) -> dict[str, Array]:
     """Riders of the queries for an additive mask: as it is, and shifted to a largest value of 0 for each query.
 
-    The softmax is the same for both. If all pairs of a query are hidden, only the second keeps the digits of its scores.
+    The softmax is that of both. Where all pairs of a query are hidden, only the second keeps the digits of its scores.
     """
     mask = additive_mask.reshape((1,) * (4 - additive_mask.ndim) + additive_mask.shape)
     mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, keys)).astype(jnp.float32)

@@ -2,16 +2,16 @@
 
 With V = X W + b the values of a head, G = dL/dV and A the weights of that head's attention to its own sequence,
 
-    dL/dW = X^T G                            the gradient
-    X^T (I + A) G,  summed over examples     what is computed here, the "attention gradient" (`docs/attention_informed.md`)
+    dL/dW = X^T G             the gradient
+            X^T (I + A) G     what is computed here, the "attention gradient" of `docs/attention_informed.md`
 
-and for b the sums over tokens of G and of (I + A) G. A is taken without dropout; padded queries contribute nothing.
+summed over examples, and for b the sums over tokens of G and of (I + A) G. A is taken without dropout, and rows of
+padded queries contribute nothing.
 
 `model.apply` gives it as the derivative with respect to a collection of zeros, `COLLECTION`, that has the value
 projections' parameters under their own paths: `zeros` makes it, nothing is computed unless it is given.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -25,13 +25,11 @@ from jattn.types import Array, Float, PyTree, Tokens
 COLLECTION = "attention_gradients"
 
 
-def zeros(apply: Callable[..., Any], params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-    """The collection for a model's `apply` on such arguments; without an entry for layers that have no such gradient.
-
-    Only shapes are looked at.
-    """
-    _, made = jax.eval_shape(lambda: apply({"params": params}, *args, mutable=[COLLECTION], **kwargs))
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made.get(COLLECTION, {}))
+def zeros(model: nn.Module, params: PyTree, inputs: Array) -> dict[str, PyTree]:
+    """The collection for a model with these parameters, to be given to `apply` beside "params". It has no entry for
+    layers that have no such gradient. Only shapes are looked at."""
+    _, made = jax.eval_shape(lambda: model.apply({"params": params}, inputs, deterministic=True, mutable=[COLLECTION]))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), {COLLECTION: made.get(COLLECTION, {})})
 
 
 def observed(

@@ -1,6 +1,7 @@
 """The optimizer of a run: one optax chain, its stages named and in order.
 
-clip -> L2 -> precondition (OPTIMIZERS) -> decoupled decay -> learning rate -> plateau factor
+clip -> scale gradient -> L2 -> precondition (OPTIMIZERS) -> scale update -> decoupled decay -> learning rate
+-> plateau factor. Of the two scalings by the energies of attention there is at most one (`attention_informed`).
 
 Weight decay is one option of all optimizers: `l2` adds weight_decay * p to the gradient, before the optimizer
 sees it; `decoupled` adds it to the optimizer's direction, so that p shrinks by lr * weight_decay a step
@@ -19,6 +20,7 @@ from optax import contrib
 from jattn.config import OptimConfig
 from jattn.errors import UserError, unknown
 from jattn.optim import parameters
+from jattn.optim.attention_informed import attention_informed
 from jattn.optim.schedules import schedule
 from jattn.types import Array, Float, PyTree
 
@@ -36,11 +38,13 @@ class Optimizer:
       schedule: learning rate of update n = 0, 1 ..., before any plateau factor.
       reads_energies: `tx.update` also takes `energies=`, the collection of that name averaged over the batch.
         Computing it costs a share of the step, so it is computed only when this is set.
+      reads_attention_gradients: it also takes `attention_gradients=`, see `jattn.attention.value_gradient`.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     reads_energies: bool = False
+    reads_attention_gradients: bool = False
 
     def learning_rate(self, opt_state: PyTree) -> Float[Array, ""]:
         """The learning rate, plateau factor included, of the update that led to this state."""
@@ -97,6 +101,8 @@ DECAY_SCOPES: dict[str, Callable[[PyTree], PyTree] | None] = {"kernels": paramet
 
 DECAY_COUPLINGS = ("decoupled", "l2")
 
+ATTENTION_INFORMED = ("off", "gradient", "update", "paper")
+
 
 def build(config: OptimConfig, total_steps: int) -> Optimizer:
     """The optimizer that the config names, for a run of `total_steps` updates.
@@ -109,16 +115,49 @@ def build(config: OptimConfig, total_steps: int) -> Optimizer:
     decay = None
     if config.weight_decay:
         decay = optax.add_decayed_weights(config.weight_decay, DECAY_SCOPES[config.decay_scope])
+    informed = _attention_informed(config)
+    before = config.attention_informed == "gradient"
     stages = {
         "clip": optax.clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else None,
+        "scale_gradient": informed if before else None,
         "l2": decay if config.decay_coupling == "l2" else None,
         "precondition": OPTIMIZERS[config.name](config),
+        "scale_update": None if before else informed,
         "decay": decay if config.decay_coupling == "decoupled" else None,
         "learning_rate": optax.scale_by_learning_rate(rate),
         "plateau": _plateau(config) if config.schedule == "plateau" else None,
     }
     tx = optax.named_chain(*[(name, stage) for name, stage in stages.items() if stage is not None])
-    return Optimizer(tx, rate)
+    return Optimizer(
+        tx,
+        rate,
+        reads_energies=informed is not None,
+        reads_attention_gradients=config.attention_informed == "paper",
+    )
+
+
+def _attention_informed(config: OptimConfig) -> optax.GradientTransformationExtraArgs | None:
+    match config.attention_informed:
+        case "off":
+            return None
+        case "paper":
+            tx = attention_informed(form="paper", gamma=config.energy_gamma)
+            return tx if config.clip_norm is None else _clipping_attention_gradients(tx, config.clip_norm)
+        case placement:
+            return attention_informed(config.energy_scale, placement, config.energy_mix)
+
+
+def _clipping_attention_gradients(
+    tx: optax.GradientTransformationExtraArgs, clip_norm: float
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation given attention gradients of at most this global norm."""
+    clip = optax.clip_by_global_norm(clip_norm)
+
+    def update(updates, state, params=None, *, attention_gradients=None, **extra):
+        clipped, _ = clip.update(attention_gradients, optax.EmptyState())
+        return tx.update(updates, state, params, attention_gradients=clipped, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _plateau(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
@@ -136,6 +175,8 @@ def _check(config: OptimConfig) -> None:
         raise unknown("decay scope", config.decay_scope, DECAY_SCOPES)
     if config.decay_coupling not in DECAY_COUPLINGS:
         raise unknown("decay coupling", config.decay_coupling, DECAY_COUPLINGS)
+    if config.attention_informed not in ATTENTION_INFORMED:
+        raise unknown("optim.attention_informed", config.attention_informed, ATTENTION_INFORMED)
     if config.name == "adamw" and config.decay_coupling == "l2":
         raise UserError(
             "optim.name=adamw decouples its weight decay by definition: for optim.decay_coupling=l2 use optim.name=adam"
@@ -167,6 +208,9 @@ _RANGES: dict[str, _Range] = {
     "momentum": _RATE,
     "weight_decay": _NOT_NEGATIVE,
     "clip_norm": _POSITIVE,
+    "energy_scale": _NOT_NEGATIVE,
+    "energy_mix": ("between 0 and 1", lambda x: 0 <= x <= 1),
+    "energy_gamma": _NOT_NEGATIVE,
     "accumulation_steps": _AT_LEAST_ONE,
     "ema_decay": _RATE,
 }

@@ -16,7 +16,7 @@ from jattn.optim.build import build as build_optimizer
 from jattn.training import losses, parallel
 from jattn.training.metrics import ordered
 from jattn.training.parallel import Parallel
-from jattn.training.step import make_eval_step
+from jattn.training.step import make_eval_step, make_train_step
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def build(config: Config) -> Experiment:
     optimizer = build_optimizer(config.optim, plan.total)
     steps = parallel.build(config, model, optimizer, dataset)
     names = _validation_metrics(config, dataset, model, steps)
+    if optimizer.reads_energies:
+        _check_energies(config, dataset, model, optimizer, steps)
     _check_checkpoints(config, names)
     return Experiment(config, dataset, model, optimizer, steps, plan, names)
 
@@ -128,6 +130,15 @@ def _validation_metrics(config: Config, dataset: Dataset, model: Transformer, st
     abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
     step = make_eval_step(model, config, dataset.prepare)
     return tuple(ordered(jax.eval_shape(step, steps.abstract_state.params, abstract)))
+
+
+def _check_energies(
+    config: Config, dataset: Dataset, model: Transformer, optimizer: Optimizer, steps: Parallel
+) -> None:
+    """Raises what a step would raise where the model does not report what the optimizer reads."""
+    batch = data.train_batch(dataset, config.seed, 0, config.data.batch_size)
+    abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
+    jax.eval_shape(make_train_step(model, optimizer, config, dataset.prepare), steps.abstract_state, abstract)
 
 
 def _check_checkpoints(config: Config, names: tuple[str, ...]) -> None:

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jattn.attention import value_gradient
 from jattn.config import Config
+from jattn.optim.attention_informed import mean_energy
 from jattn.optim.build import Optimizer
 from jattn.optim.parameters import path_name
 from jattn.training import losses
@@ -62,12 +64,13 @@ def make_train_step(
 
     Metrics are pairs (sum, count) of float32 scalars, both 0 in a voided step:
       loss (of the task, without regularizer), accuracy, grad_norm (before clipping), learning_rate (after the
-      plateau factor), and regularizer, if the model sows any `losses`;
+      plateau factor), regularizer, if the model sows any `losses`, and energy (mean over layers), if the optimizer
+      reads energies;
     and `nonfinite`, a bool vector: the loss, then the gradient of each leaf of `params` (`name_nonfinite`).
 
     Args:
       model: `model.apply({"params": params}, inputs, deterministic=False, ...) -> logits`.
-      optimizer: `energies` are collected only when it reads them.
+      optimizer: `energies` and attention gradients are computed only when it reads them.
       config: the seed, the loss, whether to augment, micro-batches and the average's decay; all static.
       prepare: the data set's.
       axis_name: of the surrounding pmap; None under jit.
@@ -76,17 +79,17 @@ def make_train_step(
     micro_batches = config.optim.accumulation_steps
     collections = ["losses", "energies"] if optimizer.reads_energies else ["losses"]
 
-    def objective(params: PyTree, batch: Batch, keys: dict, total: Array, parts: int):
+    def objective(variables: PyTree, batch: Batch, keys: dict, total: Array, parts: int):
         """This part's share of the whole batch's loss, and what else is known of the part."""
         key = keys["augment"] if config.data.augment else None
         inputs = prepare(batch["inputs"], batch["example_id"], key)
         rngs = {name: keys[name] for name in ("dropout", "sampling")}
-        logits, sown = model.apply({"params": params}, inputs, deterministic=False, rngs=rngs, mutable=collections)
+        logits, sown = model.apply(variables, inputs, deterministic=False, rngs=rngs, mutable=collections)
         logits = logits.astype(jnp.float32)
         targets, weight = batch["targets"], batch["weight"]
         values = per_example(logits, targets, config.loss.label_smoothing)
         sums = {"loss": losses.weighted(values, weight)[0]}
-        sums["accuracy"] = losses.weighted(losses.correct(logits, targets), weight)[0]
+        sums["accuracy"] = losses.weighted(losses.correct(logits, targets, config.loss.threshold), weight)[0]
         share = sums["loss"] / total
         if regularizers := jax.tree.leaves(sown.pop("losses", {})):
             # A scan over layers sows a vector, one entry a layer.
@@ -106,25 +109,33 @@ def make_train_step(
             for stream in ("dropout", "sampling"):  # augmentation is seeded by the example
                 keys[stream] = jax.random.fold_in(keys[stream], jax.lax.axis_index(axis_name))
 
+        variables = {"params": state.params}
+        if optimizer.reads_attention_gradients:
+            inputs = prepare(batch["inputs"], batch["example_id"], None)  # for its shape only
+            variables |= value_gradient.zeros(model, state.params, inputs)
+
         def micro_step(gradients: PyTree, micro: tuple[Array, Batch]) -> tuple[PyTree, PyTree]:
             index, part = micro
             own = keys | {s: jax.random.fold_in(keys[s], index) for s in ("dropout", "sampling")}
-            gradient, sums = jax.grad(objective, has_aux=True)(state.params, part, own, total, parts)
+            gradient, sums = jax.grad(objective, has_aux=True)(variables, part, own, total, parts)
             return jax.tree.map(jnp.add, gradients, gradient), sums
 
         if micro_batches == 1:
-            gradients, sums = jax.grad(objective, has_aux=True)(state.params, batch, keys, total, parts)
+            gradients, sums = jax.grad(objective, has_aux=True)(variables, batch, keys, total, parts)
         else:
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            zeros = jax.tree.map(jnp.zeros_like, variables)
             stacked = (jnp.arange(micro_batches), jax.tree.map(lambda x: _strided(x, micro_batches), batch))
             gradients, sums = jax.lax.scan(micro_step, zeros, stacked)
             sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
         gradients, sums = _sum_devices((gradients, sums), axis_name)
+        gradients, of_attention = gradients["params"], gradients.get(value_gradient.COLLECTION)
 
         loss = sums["loss"] / total
         regularizer = sums["regularizer"] if "regularizer" in sums else jnp.zeros(())
         nonfinite = _nonfinite([loss + regularizer, *jax.tree.leaves(gradients)])
         extra = {"energies": sums["energies"]} if optimizer.reads_energies else {}
+        if optimizer.reads_attention_gradients:
+            extra["attention_gradients"] = of_attention
         updates, opt_state = optimizer.tx.update(gradients, state.opt_state, state.params, value=loss, **extra)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -143,6 +154,8 @@ def make_train_step(
         }
         if "regularizer" in sums:
             metrics["regularizer"] = (regularizer, one)
+        if optimizer.reads_energies:
+            metrics["energy"] = (mean_energy(sums["energies"]), one)
         metrics = jax.tree.map(lambda x: jnp.where(applied, x, 0.0), metrics)
         return new.replace(step=state.step + 1), metrics | {"nonfinite": nonfinite}
 
@@ -165,7 +178,7 @@ def make_eval_step(
         targets, weight = batch["targets"], batch["weight"]
         values = {
             "loss": per_example(logits, targets),
-            "accuracy": losses.correct(logits, targets),
+            "accuracy": losses.correct(logits, targets, config.loss.threshold),
         }
         if logits.shape[-1] > losses.TOP:
             values["top5_accuracy"] = losses.correct_in_top(logits, targets)

@@ -1,0 +1,261 @@
+"""k-NN attention against its equation in NumPy float64, and what it keeps of the keys."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.attention import KvtAttention, SoftmaxAttention
+from jattn.core import AtLeast, Causal, Dot, Padding, attend, statistics, thresholds
+from jattn.core import threshold as threshold_module
+from jattn.errors import UserError
+
+B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
+
+
+def tokens(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def random_variables(module, x, context=None):
+    """Variables of the shapes that `init` makes, all of them random."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
+    rng = np.random.default_rng(0)
+    leaves, structure = jax.tree.flatten(shapes)
+    return structure.unflatten([jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def oracle(module, variables, x, context, allowed):
+    """The equation: output (B, T, C) and weights (B, H, T, S). allowed: bool (B, H, T, S)."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nn.unbox(variables)["params"])
+    x, context = np.asarray(x, np.float64), np.asarray(context, np.float64)
+
+    def project(name, tokens):
+        heads = np.einsum("btc,chd->bhtd", tokens, params[name]["kernel"])
+        return heads + params[name]["bias"][:, None] if "bias" in params[name] else heads
+
+    q, k, v = project("query", x), project("key", context), project("value", context)
+    scale = q.shape[-1] ** -0.5 if module.qk_scale is None else module.qk_scale
+    scores = np.where(allowed, scale * np.einsum("bhtd,bhsd->bhts", q, k), -np.inf)
+    rank = np.argsort(np.argsort(-scores, axis=-1), axis=-1)
+    scores = np.where(rank < module.topk, scores, -np.inf)
+    shifted = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), -1e30))
+    weights = shifted / np.maximum(shifted.sum(-1, keepdims=True), 1e-300)
+    y = np.einsum("bhts,bhsd,hdc->btc", weights, v, params["out"]["kernel"])
+    return y + params["out"].get("bias", 0.0), weights
+
+
+CALLS = {
+    "plain": ({"topk": 3}, None, False),
+    "one key": ({"topk": 1}, None, False),
+    "causal": ({"topk": 3, "causal": True}, None, False),
+    "biases of queries, keys and values alone": ({"topk": 2, "qkv_bias": True, "use_bias": False}, None, False),
+    "bias of the output alone": ({"topk": 2, "qkv_bias": False}, None, False),
+    "scale": ({"topk": 4, "qk_scale": 2, "use_bias": False}, None, False),
+    "padding": ({"topk": 3}, "padding", False),
+    "causal padding": ({"topk": 2, "causal": True}, "padding", False),
+    "causal segments": ({"topk": 2, "causal": True}, "segments", False),
+    "pairs": ({"topk": 3}, "pairs", False),
+    "context with padding": ({"topk": 5}, "padding", True),
+    "more than there are": ({"topk": 50, "causal": True}, "padding", False),
+}
+
+
+def arguments(call):
+    """Module, variables, x, mask, context and allowed pairs of a call."""
+    fields, kind, crossed = CALLS[call]
+    module = KvtAttention(num_heads=H, head_dim=D, **fields)
+    x, context = tokens(B, T, C), tokens(B, S, C, seed=1) if crossed else None
+    keys = S if crossed else T
+    mask, allowed = None, np.ones((B, H, T, keys), bool)
+    if kind == "padding":
+        mask = np.arange(keys) != np.array([[0], [3]])  # causal: the first query of example 0 has no key
+        allowed = allowed & mask[:, None, None]
+    if kind == "segments":
+        mask = np.array([[3, 3, 3, 5, 5, 0, 0], [0, 2, 2, 1, 1, 1, 2]], np.int32)
+        allowed = allowed & ((mask[:, :, None] == mask[:, None]) & (mask != 0)[:, None])[:, None]
+    if kind == "pairs":
+        mask = np.random.default_rng(5).random((B, H, T, keys)) < 0.6
+        allowed = mask
+    if module.causal:
+        allowed = allowed & np.tril(np.ones((T, keys), bool))
+    variables = random_variables(module, x, context)
+    return module, variables, x, None if mask is None else jnp.asarray(mask), context, allowed
+
+
+@pytest.mark.parametrize("implementation", ["blockwise", "dense"])
+@pytest.mark.parametrize("call", CALLS)
+def test_output_and_weights_are_those_of_the_equation(call, implementation):
+    module, variables, x, mask, context, allowed = arguments(call)
+    module = module.clone(implementation=implementation)
+    expected, weights = oracle(module, variables, x, x if context is None else context, allowed)
+    y = jax.jit(module.apply)(variables, x, mask, context=context)
+    np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
+    found = jax.jit(functools.partial(module.apply, method="weights"))(variables, x, mask, context=context)
+    np.testing.assert_allclose(found, weights, atol=2e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_with_all_keys_it_is_softmax_attention(causal):
+    x, fields = tokens(B, T, C), {"num_heads": H, "head_dim": D, "causal": causal}
+    softmax = SoftmaxAttention(**fields)
+    variables = random_variables(softmax, x)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def call(module):
+        y, pull = jax.vjp(module.apply, variables, x)
+        return y, pull(y)
+
+    for topk in (T, 100):
+        kvt = KvtAttention(topk=topk, **fields)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-5), call(kvt), call(softmax))
+    assert not np.allclose(call(KvtAttention(topk=2, **fields))[0], call(softmax)[0], atol=1e-3)
+
+
+def test_only_as_published_more_keys_than_there_are_is_an_error():
+    x = tokens(B, T, C)
+    module = KvtAttention(num_heads=H, head_dim=D, topk=T + 1)
+    variables = random_variables(module, x)
+    assert np.isfinite(module.apply(variables, x)).all()
+    with pytest.raises(UserError, match=r"topk 8 of 7 keys: the released code fails there; lower topk to at most 7"):
+        module.clone(as_published=True).apply(variables, x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("count", "causal"), [(1, False), (10, False), (100, True), (256, False)])
+def test_exactly_so_many_keys_are_used_though_scores_are_computed_in_other_blocks(dtype, count, causal):
+    length = 307  # three blocks of 103 tokens in attend, and rows of 128 here
+    q, k, v = (tokens(1, 2, length, 16, seed=seed).astype(dtype) for seed in range(3))
+    terms = {"bias": Causal() if causal else None, "mask": Padding()}
+    k = {"features": k, "valid": (jnp.arange(length) % 7 != 3)[None, None]}
+
+    @jax.jit
+    def used(q, k, v):
+        q = {"features": q, "threshold": thresholds({"features": q}, k, count, **terms)}
+        _, lse = attend(q, k, v, score=AtLeast(Dot()), **terms)
+        return statistics(q, k, lse, score=AtLeast(Dot()), **terms).pairs
+
+    there = np.cumsum(np.arange(length) % 7 != 3)
+    there = there if causal else np.full(length, there[-1])
+    np.testing.assert_array_equal(used(q, k, v), np.broadcast_to(np.minimum(there, count), (1, 2, length)))
+
+
+def test_what_may_not_be_attended_to_is_not_counted():
+    # One head of one feature: the score of a key is its token, that of a query is 1.
+    module = KvtAttention(num_heads=1, head_dim=1, topk=2, use_bias=False, qk_scale=1)
+    ones, x = jnp.ones((1, 1, 1)), jnp.log(jnp.asarray([1.0, 4.0, 2.0, 8.0]))[:, None]
+    params = {name: {"kernel": ones} for name in ("query", "key", "value", "out")}
+
+    def weights(mask=None, **fields):
+        ones_as_queries = jnp.ones_like(x)
+        return module.clone(**fields).apply({"params": params}, ones_as_queries, mask, context=x, method="weights")[
+            0, 0
+        ]
+
+    np.testing.assert_allclose(weights(jnp.ones(4, bool)), [0, 4 / 12, 0, 8 / 12], atol=1e-6)
+    np.testing.assert_allclose(weights(jnp.asarray([True, True, True, False])), [0, 4 / 6, 2 / 6, 0], atol=1e-6)
+    np.testing.assert_allclose(weights(jnp.asarray([True, False, False, False])), [1, 0, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(weights(jnp.zeros(4, bool)), [0, 0, 0, 0])
+
+
+def test_keys_that_tie_are_all_used():
+    q, k = jnp.ones((1, 1, 1, 1)), jnp.asarray([2.0, 3.0, 2.0, 1.0, 2.0]).reshape(1, 1, 5, 1)
+    for count, threshold in ((1, 2.5), (2, 1.5), (3, 1.5), (4, 1.5), (5, -np.inf)):
+        np.testing.assert_allclose(thresholds(q, k, count, score=Dot(1.0)).item(), threshold, rtol=1e-6)
+    assert thresholds(q, jnp.zeros((1, 1, 5, 1)), 2).item() == -np.inf  # no key is worse than another
+
+
+def test_scores_that_are_not_numbers_are_not_hidden():
+    module = KvtAttention(num_heads=H, head_dim=D, topk=2)
+    x = tokens(B, T, C).at[0, 3, 1].set(jnp.nan)
+    y = module.apply(random_variables(module, x), x)
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()
+
+
+def test_double_precision_selects_in_double_precision():
+    with jax.enable_x64(True):
+        q, k = jnp.ones((1, 1, 1, 1), jnp.float64), 1 + 1e-9 * jnp.arange(7, dtype=jnp.float64).reshape(1, 1, 7, 1)
+        np.testing.assert_allclose(thresholds(q, k, 2, score=Dot(1.0)).item() - 1, 4.5e-9, rtol=1e-5)
+
+
+def test_64_tokens_decoded_one_by_one_are_those_of_one_pass():
+    module = KvtAttention(num_heads=H, head_dim=D, topk=5, causal=True)
+    x = tokens(B, 64, C)
+    variables, decoder = random_variables(module, x), module.clone(decode=True)
+    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+    step = jax.jit(lambda cache, x: decoder.apply({**variables, "cache": cache}, x, mutable=["cache"]))
+    full = jax.jit(module.apply)(variables, x)
+    for t in range(64):
+        y, cache = step(cache.get("cache", cache), x[:, t : t + 1])
+        np.testing.assert_allclose(y[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
+
+
+def largest_array(jaxpr):
+    """The most elements that any value has inside a program, loops and calls included."""
+    sizes = [int(np.prod(value.aval.shape)) for eqn in jaxpr.eqns for value in eqn.outvars]
+    inner = [largest_array(part) for eqn in jaxpr.eqns for part in jax.extend.core.jaxprs_in_params(eqn.params)]
+    return max(sizes + inner, default=0)
+
+
+def test_no_array_is_as_large_as_all_pairs():
+    module = KvtAttention(num_heads=2, topk=100, causal=True)
+    x = jax.ShapeDtypeStruct((1, 2048, 16), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+
+    def train(module, variables, x):
+        y, pull = jax.vjp(module.apply, variables, x)
+        return pull(y)
+
+    def largest(module):
+        return largest_array(jax.make_jaxpr(functools.partial(train, module))(variables, x).jaxpr)
+
+    assert largest(module) <= 2 * 2048 * 2048 // 16
+    assert largest(module.clone(implementation="dense")) >= 2 * 2048 * 2048
+
+
+def lowered(module, queries, keys, width):
+    """The call of an example of this size, and the shapes of its variables."""
+    x, context = (jax.ShapeDtypeStruct((2, n, width), jnp.float32) for n in (queries, keys))
+    context = None if queries == keys else context
+    variables = jax.eval_shape(lambda x, c: module.init(jax.random.key(0), x, context=c), x, context)
+    call = jax.jit(lambda variables, x, context: module.apply(variables, x, context=context))
+    return call.lower(variables, x, context), variables
+
+
+SIZES = pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 32), (32, 96, 64)])
+
+
+@pytest.mark.parametrize("fields", [{}, {"causal": True, "use_bias": False}, {"use_bias": False, "qkv_bias": True}])
+@SIZES
+def test_cost_is_what_xla_counts_on_the_dense_path(fields, queries, keys, width, monkeypatch):
+    module = KvtAttention(num_heads=4, implementation="dense", topk=7, **fields)
+
+    def loop(start, stop, body, carry):
+        return functools.reduce(lambda carry, i: body(jnp.asarray(i), carry), range(start, stop), carry)
+
+    # XLA counts the body of a loop once: written out, each turn counts. Before it fuses, so that nothing counts twice.
+    monkeypatch.setattr(threshold_module.jax.lax, "fori_loop", loop)
+    program, variables = lowered(module, queries, keys, width)
+    cost = module.cost(queries, keys, width=width, batch=2)
+    assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert cost.flops == pytest.approx(program.cost_analysis()["flops"], rel=0.05)
+    assert cost.bytes < program.cost_analysis()["bytes accessed"]
+
+
+@SIZES
+def test_without_a_choice_cost_is_what_xla_counts_of_the_compiled_program(queries, keys, width):
+    module = KvtAttention(num_heads=4, implementation="dense", topk=96)
+    counted = lowered(module, queries, keys, width)[0].compile().cost_analysis()
+    cost = module.cost(queries, keys, width=width, batch=2)
+    assert cost.flops == pytest.approx(counted["flops"], rel=0.05)
+    assert cost.bytes < counted["bytes accessed"]
+
+
+def test_a_query_uses_at_least_one_key():
+    with pytest.raises(UserError, match="topk is 0: a query uses at least 1 key"):
+        KvtAttention(num_heads=2, topk=0)

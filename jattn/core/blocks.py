@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jattn.core.biases import Reach
 from jattn.core.call import Call, pair_allowed, pair_kept, pair_scores
 from jattn.types import Array, Float, Int, PyTree, Tokens
 
@@ -99,7 +100,12 @@ _FAR = 2**30
 
 def reach_of_any_head(call: Call) -> tuple[Array, Array]:
     """The lags (lo, hi) that can matter to some head, as int32 scalars; unbounded ends are +-2**30."""
-    lo, hi = call.reach()
+    return union(call.reach())
+
+
+def union(reach: Reach) -> tuple[Array, Array]:
+    """The lags (lo, hi) within the reach of some head, as int32 scalars; unbounded ends are +-2**30."""
+    lo, hi = reach
     lo = -_FAR if lo is None else jnp.ceil(jnp.clip(jnp.min(jnp.asarray(lo)), -_FAR, _FAR))
     hi = _FAR if hi is None else jnp.floor(jnp.clip(jnp.max(jnp.asarray(hi)), -_FAR, _FAR))
     return jnp.asarray(lo, jnp.int32), jnp.asarray(hi, jnp.int32)
@@ -117,6 +123,14 @@ def query_blocks_of(g: Grid, j: Array, offset: Array, reach: tuple[Array, Array]
     first, last = j * g.key_block - offset, jnp.minimum((j + 1) * g.key_block, g.keys) - 1 - offset
     start = jnp.clip((first + reach[0]) // g.query_block, 0, g.query_blocks)
     return start, jnp.clip((last + reach[1]) // g.query_block + 1, start, g.query_blocks)
+
+
+def visited(g: Grid, reach: Reach, offset: int | Array = 0) -> Int[Array, ""]:
+    """How many blocks a forward pass computes."""
+    starts, stops = jax.vmap(lambda i: key_blocks_of(g, i, jnp.asarray(offset), union(reach)))(
+        jnp.arange(g.query_blocks)
+    )
+    return jnp.sum(stops - starts)
 
 
 class View:

@@ -1,5 +1,6 @@
 """The reference: builds the (T, S) matrix, differentiable any number of times in any mode."""
 
+import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
@@ -23,7 +24,9 @@ def logits(call: Call) -> Float[Array, "B K G T S"]:
 
 def softmax(logits: Float[Array, "*B S"]) -> tuple[Float[Array, "*B S"], Float[Array, "*B"]]:
     """Weights and log-normaliser over the last axis; a row of -inf gives zeros and -inf, and zero gradients."""
-    largest = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
+    # A constant: it cancels. The derivative of a maximum looks for the entries equal to it, and finds none (0 / 0)
+    # where the compiler computes the logits twice and rounds them differently.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
     numerators = jnp.exp(logits - largest)
     total = numerators.sum(-1, keepdims=True)

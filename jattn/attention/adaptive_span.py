@@ -1,0 +1,223 @@
+"""Attention whose heads learn how far back to look, and optionally which distances to leave out periodically.
+
+Sukhbaatar et al. 2019, "Adaptive Attention Span in Transformers", arXiv:1905.07799, section 2.2; the triangle wave is
+that of the repository Lookatator/Adaptive-nanoGPT.
+
+    weights_ts = m(t - s) exp(q_t k_s / sqrt(D)) / sum_s' m(t - s') exp(q_t k_s' / sqrt(D))
+    m(r) = clip((R + z - r) / R, 0, 1)  [clip(W(r) + 1/2 + o, 0, 1)]        z = max_span sigmoid(w),  o = P rho
+    loss term = span_reg mean_h(z),  with the wave: span_reg mean_h((z + R) share)
+
+The paper's S, R, z_i are our max_span, softness, span; its lambda is span_reg times the number of heads over M. W is a
+triangle wave of period P and height A = P / 4 (`jattn.core.TriangleWave`), P = period_min + (period_max - period_min)
+sigmoid(w'), rho = sigmoid(w'') / 2 - 1/4. The regularizer's share of a period that is let through is b = 1/P + 2 rho +
+1/2, or 1 + 1/2 + o - A where b >= 1. Encoders (causal=False) look as far ahead as back: r = |t - s|.
+
+The released code multiplies all pairs and masks; here blocks of keys beyond every head's z + R are not computed, and
+as spans shrink in training fewer are, by the same program. The numbers are the same: `as_published` changes nothing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jattn import core
+from jattn.attention import cost
+from jattn.attention.base import Attention
+from jattn.core import blocks
+from jattn.errors import UserError
+from jattn.types import Array, AttentionMask, DTypeLike, Float
+
+_SPAN = 8  # FLOPs a pair and head on the dense path
+_WAVE, _HARMONIC = 10, 3
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """What the heads of a layer have learned to look at, for sequences of some length T.
+
+    span: floor(z + R), at most max_span: the span as the released code reports it.
+    reach: z + R, the distance at which a head's mask is 0.
+    period: P, in tokens; NaN without the wave.
+    keys: number of keys that are not masked, its mean over the T queries.
+    removed: share of the keys within the span that the wave masks.
+    saved: share of the blocks of pairs that lie beyond every head's reach and are not computed.
+    """
+
+    span: Float[Array, " H"]
+    reach: Float[Array, " H"]
+    period: Float[Array, " H"]
+    keys: Float[Array, " H"]
+    removed: Float[Array, " H"]
+    saved: Float[Array, ""]
+
+
+class AdaptiveSpanAttention(Attention):
+    """Dot-product attention with a learned span, and optionally a learned triangle wave, of each head.
+
+    max_span: the longest span z that can be learned, in tokens; None = max_length. Sequences may be longer.
+    max_length: of the model, which sets it.
+    softness: R, tokens over which the mask falls from 1 to 0 beyond z.
+    span_init: initial z as a share of max_span.
+    span_reg: factor of the loss term that shortens spans, sown into the collection "losses".
+    periodic: with the triangle wave.
+    period_min, period_max: bounds of its period, in tokens; periods begin uniformly spread between them.
+    harmonics: terms of its Fourier series, of which the even ones are zero.
+    """
+
+    lacks: ClassVar[Mapping[str, str]] = {"context": "its spans are distances within one sequence"}
+
+    max_span: int | None = None
+    max_length: int | None = None
+    softness: float | int = 32
+    span_init: float | int = 0.5
+    span_reg: float | int = 4e-6
+    periodic: bool = False
+    period_min: float | int = 2.0
+    period_max: float | int = 8.0
+    harmonics: int = 5
+
+    def __post_init__(self):
+        if self.max_span is None and self.max_length is None:
+            raise UserError("adaptive span needs max_span, the longest span that can be learned: set it in tokens")
+        for name in ("max_span", "max_length", "harmonics"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: it must be at least 1")
+        if not self.softness > 0:
+            raise UserError(f"softness is {self.softness}: the mask falls over a positive number of tokens, such as 32")
+        if not 0 < self.span_init < 1:
+            raise UserError(f"span_init is {self.span_init}: it is a share of max_span, above 0 and below 1")
+        if self.span_reg < 0:
+            raise UserError(f"span_reg is {self.span_reg}: it must be at least 0, which leaves spans free")
+        if not 0 < self.period_min < self.period_max:
+            raise UserError(
+                f"period_min {self.period_min} and period_max {self.period_max} bound no period: "
+                "period_min must be above 0 and below period_max"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*B T C"],
+        mask: AttentionMask | None = None,
+        *,
+        context: Float[Array, "*B S X"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*B T C"]:
+        """Each token of x attends to those within its heads' spans; see `jattn.attention.base` for the mask."""
+        inputs = self.begin(x, mask, context)
+        head_dim = self.head_size(x.shape[-1])
+        q, k, v = (self.project(name, inputs.x, self.num_heads, head_dim) for name in ("query", "key", "value"))
+        params = {"span_logit": self._per_head("span_logit", initializers.constant(_logit(self.span_init)))}
+        if self.periodic:
+            params["period_logit"] = self._per_head("period_logit", _logistic)
+            params["ratio_logit"] = self._per_head("ratio_logit", initializers.zeros)
+        inputs, (k, v) = self.remember(inputs, key=k, value=v)
+        if not self.is_initializing():
+            self.sow("losses", "span", self.regularizer(params))
+            if self.is_mutable_collection("intermediates"):
+                self.sow("intermediates", "spans", self.spans(params, k.shape[2]))
+        bias, score = self.bias(params), core.Dot(head_dim**-0.5)
+        return self.finish(inputs, self.attend(inputs, q, k, v, score=score, bias=bias, deterministic=deterministic))
+
+    @nn.nowrap
+    def span_and_wave(self, params: Mapping[str, Array]) -> tuple[core.SoftSpan, core.TriangleWave | None]:
+        """The masks of a layer that has these parameters ("span_logit" and, with the wave,
+        "period_logit" and "ratio_logit")."""
+        longest = self.max_length if self.max_span is None else self.max_span
+        span = core.SoftSpan(longest * jax.nn.sigmoid(params["span_logit"]), float(self.softness))
+        if not self.periodic:
+            return span, None
+        period = self.period_min + (self.period_max - self.period_min) * jax.nn.sigmoid(params["period_logit"])
+        return span, core.TriangleWave(period, 0.5 * jax.nn.sigmoid(params["ratio_logit"]) - 0.25, self.harmonics)
+
+    @nn.nowrap
+    def bias(self, params: Mapping[str, Array]) -> core.Bias:
+        """The logarithm of the masks of a layer that has these parameters."""
+        span, wave = self.span_and_wave(params)
+        return span if wave is None else span + wave
+
+    @nn.nowrap
+    def regularizer(self, params: Mapping[str, Array]) -> Float[Array, ""]:
+        """The loss term of a layer that has these parameters."""
+        span, wave = self.span_and_wave(params)
+        if wave is None:
+            return self.span_reg * span.span.mean()
+        share = 1 / wave.period + 2 * wave.ratio + 0.5
+        share = jnp.where(share < 1, share, 1.5 + wave.period * (wave.ratio - 0.25))
+        return self.span_reg * ((span.span + span.softness) * share).mean()
+
+    @nn.nowrap
+    def spans(self, params: Mapping[str, Array], T: int) -> Spans:
+        """What a layer that has these parameters looks at in sequences of T tokens."""
+        span, wave = jax.lax.stop_gradient(self.span_and_wave(params))
+        _, reach = span.reach()
+        distance = jnp.arange(T)
+        # Keys a query has at each distance, on the average; encoders have them on both sides.
+        keys = (1 - distance / T) * jnp.where(distance > 0, 1 if self.causal else 2, 1)
+        within = (span(distance) > -jnp.inf) * keys[None]
+        seen = within if wave is None else within * (wave(distance) > -jnp.inf)
+        longest = self.max_length if self.max_span is None else self.max_span
+        return Spans(
+            span=jnp.floor(jnp.clip(reach, 0, longest)),
+            reach=reach,
+            period=jnp.full_like(reach, jnp.nan) if wave is None else wave.period,
+            keys=seen.sum(-1),
+            removed=1 - seen.sum(-1) / within.sum(-1),
+            saved=1 - self._visited(T, T, reach) / self._visited(T, T),
+        )
+
+    def cost(
+        self,
+        T: int,
+        S: int | None = None,
+        *,
+        width: int,
+        batch: int = 1,
+        dtype_bytes: int = 4,
+        reach: Sequence[float] | None = None,
+    ) -> cost.Cost:
+        """The cost of one forward pass of `batch` examples of T tokens attending to S (None = T, to themselves).
+
+        reach: of each head, as `spans` gives it: only blocks within reach are counted. None = every pair.
+        """
+        S = T if S is None else S
+        H, D = self.num_heads, self.head_size(width)
+        sizes = {"batch": batch, "heads": H, "key_heads": H, "features": (D, D), "values": D}
+        pairs = cost.attention(T, S, **sizes, score=2 * D + 1, causal=self.causal, dtype_bytes=dtype_bytes)
+        lags = T * S
+        if reach is not None:
+            grid = blocks.grid(T, S)
+            computed = self._visited(T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
+            pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (T * S))
+            lags = grid.lags
+        masks = lags * H * (_SPAN + self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2)))
+        total = pairs + cost.Cost(H * (3 if self.periodic else 1), masks, 0)
+        for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
+            total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
+        return total
+
+    def _visited(self, T: int, S: int, reach: Float[Array, " H"] | None = None) -> Array:
+        """Blocks of pairs that are computed; None = whatever the distance."""
+        behind = None if reach is None else -reach
+        return blocks.visited(blocks.grid(T, S), (0 if self.causal else behind, reach))
+
+    def _per_head(self, name: str, init: initializers.Initializer) -> Float[Array, " H"]:
+        return self.param(name, nn.with_logical_partitioning(init, ("heads",)), (self.num_heads,))
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _logistic(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, " H"]:
+    """What the sigmoid makes uniform."""
+    return jax.random.logistic(key, shape, dtype)

@@ -12,9 +12,6 @@ from jattn.models.layers import TokenEmbedding, dense, output_layer
 from jattn.models.transformer import Transformer
 from jattn.types import Array, Bool, DTypeLike, Float, Int
 
-PADDING = 0
-"""The token that fills a text up to the batch's length."""
-
 
 def pool(x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, pooling: str) -> Float[Array, "B C"]:
     """One vector a sequence: the first token's ("class_token"), or the mean over valid tokens ("mean").
@@ -70,14 +67,17 @@ class Classifier(Transformer, kw_only=True):
 
 
 class TextClassifier(Classifier, kw_only=True):
-    """Bidirectional encoder of a text, pooled over its valid tokens. Token 0 is padding and changes nothing."""
+    """Bidirectional encoder of a text, pooled over its valid tokens: those that are not `padding_token`, which fills a
+    text up to the batch's length and changes nothing. Without one (None) every token is read."""
 
     kind: ClassVar[str] = "text"
 
     vocab_size: int
+    padding_token: int | None = ModelConfig.padding_token
 
     @nn.compact
     def __call__(self, inputs: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B N"]:
         """Tokens to float32 logits. A text of padding alone gives what the head makes of no features."""
         embedding = TokenEmbedding(self.vocab_size, self.width, self.dtype, name="token_embedding")
-        return self.classify(embedding(inputs), inputs != PADDING, deterministic)
+        mask = None if self.padding_token is None else inputs != self.padding_token
+        return self.classify(embedding(inputs), mask, deterministic)

@@ -62,13 +62,18 @@ def num_outputs(config: LossConfig, task: Task) -> int | None:
     """How many outputs the loss wants of a model, whatever the task's classes: 1 for one logit, else None.
 
     Raises:
-      UserError: unknown loss, smoothing out of range, or one logit for anything but two classes.
+      UserError: unknown loss, smoothing out of range, a threshold without, or one logit for anything but two classes.
     """
     if config.name not in LOSSES:
         raise unknown("loss", config.name, LOSSES)
     if not 0 <= config.label_smoothing < 1:
         raise UserError(f"loss.label_smoothing={config.label_smoothing} must be at least 0 and below 1")
     if config.name != "binary_cross_entropy":
+        if config.threshold != LossConfig.threshold:
+            raise UserError(
+                f"loss.threshold={config.threshold} is that of a single logit, which loss.name={config.name} does not "
+                f"have: leave it at {LossConfig.threshold}, or use binary_cross_entropy"
+            )
         return None
     if task.num_classes != 2:
         classes = "tokens" if task.num_classes is None else f"{task.num_classes} classes"
@@ -78,10 +83,10 @@ def num_outputs(config: LossConfig, task: Task) -> int | None:
     return 1
 
 
-def correct(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Bool[Array, "*B"]:
-    """Whether the largest logit is the target's; a single logit predicts class 1 above 0."""
+def correct(logits: Float[Array, "*B V"], targets: Int[Array, "*B"], threshold: float | int = 0.0) -> Bool[Array, "*B"]:
+    """Whether the largest logit is the target's; a single logit predicts class 1 above the threshold."""
     if logits.shape[-1] == 1:
-        return (logits[..., 0] > 0) == (targets == 1)
+        return (logits[..., 0] > threshold) == (targets == 1)
     return jnp.argmax(logits, axis=-1) == targets
 
 

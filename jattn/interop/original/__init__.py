@@ -13,19 +13,23 @@ import jax
 import jax.numpy as jnp
 
 from jattn.errors import UserError, unknown
-from jattn.interop.original import adaptive_span, conv1d, convnn, kvt, natural, softmax
+from jattn.interop.original import adaptive_span, branching, conv1d, convnn, kvt, natural, neighborhood, reduced, softmax, sparse
 from jattn.interop.original.rules import Original, Settings
 from jattn.types import Array
 
 __all__ = ["ORIGINALS", "dump", "load", "original"]
 
 FAMILIES = (
+    branching.ORIGINALS,
     conv1d.ORIGINALS,
     convnn.ORIGINALS,
     kvt.ORIGINALS,
     adaptive_span.ORIGINALS,
     natural.ORIGINALS,
+    neighborhood.ORIGINALS,
+    reduced.ORIGINALS,
     softmax.ORIGINALS,
+    sparse.ORIGINALS,
 )
 
 ORIGINALS: dict[str, dict[str, Original]] = {name: classes for family in FAMILIES for name, classes in family.items()}

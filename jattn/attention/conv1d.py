@@ -41,6 +41,7 @@ class Conv1dAttention(Attention):
         "implementations": "a convolution is no softmax over pairs",
         "probabilities": "its weights are the norms of its kernel at each lag",
         "energies": "no pair of tokens is scored",
+        "rotary": "there are no queries and keys to turn",
     }
 
     kernel_size: int = 9

@@ -84,7 +84,8 @@ RUNS = {
         {
             "K": 3,
             "sampling_type": "spatial",
-            "num_samples": 3,
+            "num_samples": 4,
+            "sample_padding": 1,
             "magnitude_type": "cosine",
             "convolution_type": "standard",
             "softmax_topk_val": False,
@@ -104,10 +105,9 @@ RUNS = {
             "magnitude_type": "euclidean",
             "convolution_type": "depthwise-separable",
             "max_length": 7,
-            "rotary": True,
         },
         ("bidirectional", "causal"),
-        Sizes(head_dim=4),  # even, for rotary positions
+        Sizes(),
     ),
     "kvt": ("kvt", {"topk": 3}, ("bidirectional", "causal"), Sizes()),
     "kvt_with_all_options": (

@@ -13,7 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from jattn.errors import UserError, unknown
-from jattn.interop.original import adaptive_span, branching, conv1d, convnn, kvt, natural, neighborhood, reduced, softmax, sparse
+from jattn.interop.original import (
+    adaptive_span,
+    branching,
+    conv1d,
+    convnn,
+    kvt,
+    natural,
+    neighborhood,
+    neural,
+    reduced,
+    softmax,
+    sparse,
+)
 from jattn.interop.original.rules import Original, Settings
 from jattn.types import Array
 
@@ -27,6 +39,7 @@ FAMILIES = (
     adaptive_span.ORIGINALS,
     natural.ORIGINALS,
     neighborhood.ORIGINALS,
+    neural.ORIGINALS,
     reduced.ORIGINALS,
     softmax.ORIGINALS,
     sparse.ORIGINALS,
@@ -48,7 +61,8 @@ def load(mechanism: str, settings: Settings, params: Mapping[str, Any]) -> tuple
     """
     known = original(mechanism, settings)
     try:
-        return known.module(settings), {"params": known.params(settings, jax.tree.map(jnp.asarray, dict(params)))}
+        module = known.module(known.completed(settings, params))
+        return module, {"params": known.params(settings, jax.tree.map(jnp.asarray, dict(params)))}
     except KeyError as error:
         raise UserError(
             f"{settings['cls']} needs {error.args[0]!r}, which neither settings nor parameters have"

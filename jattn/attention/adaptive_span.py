@@ -120,6 +120,7 @@ class AdaptiveSpanAttention(Attention):
         if self.periodic:
             params["period_logit"] = self._per_head("period_logit", _logistic)
             params["ratio_logit"] = self._per_head("ratio_logit", initializers.zeros)
+        q, k = self.turned(inputs, q, k)
         inputs, (k, v) = self.remember(inputs, key=k, value=v)
         if not self.is_initializing():
             self.sow("losses", "span", self.regularizer(params))
@@ -203,7 +204,7 @@ class AdaptiveSpanAttention(Attention):
         total = pairs + cost.Cost(H * (3 if self.periodic else 1), masks, 0)
         for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
-        return total
+        return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)
 
     def _visited(self, T: int, S: int, reach: Float[Array, " H"] | None = None) -> Array:
         """Blocks of pairs that are computed; None = whatever the distance."""

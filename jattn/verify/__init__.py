@@ -11,6 +11,7 @@ import fnmatch
 import pathlib
 
 from jattn.errors import UserError
+from jattn.verify import optimizer_cases
 from jattn.verify.case import Recorded, read
 from jattn.verify.check import Error, Result, check
 
@@ -65,6 +66,9 @@ def line(result: Result, width: int) -> str:
 
 def _results(path: pathlib.Path) -> list[Result]:
     try:
-        return list(check(read(path)))
+        recorded = read(path)
+        if recorded.mechanism == optimizer_cases.OPTIMIZER:
+            return list(optimizer_cases.check(recorded))
+        return [*check(recorded), *optimizer_cases.check_energy(recorded)]
     except UserError as error:
         return [Result(path.name, "none", problem=str(error))]

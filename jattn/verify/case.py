@@ -41,7 +41,7 @@ def read(path: Path) -> Recorded:
         with path.open("rb") as opened, np.load(opened) as file:  # numpy leaves a damaged file open
             arrays = dict(file)
         meta = json.loads(str(arrays.pop("meta")))
-        settings = dict(meta["settings"])
+        settings = {"source": meta["source"]} | meta["settings"] if "source" in meta else dict(meta["settings"])
         if "aux/randperm" in arrays:
             settings["candidates"] = tuple(int(token) for token in arrays["aux/randperm"])
         noise = float(meta.get("f32_vs_f64_grad_maxabs") or 0.0)

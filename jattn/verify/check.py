@@ -91,10 +91,8 @@ def _through(recorded: Recorded, module: Any, implementation: str) -> Result:
     return Result(
         recorded.name,
         implementation,
-        _worst({name: _deviation(found[name], recorded.arrays[name], OUTPUT_ATOL, OUTPUT_RTOL) for name in found}),
-        _worst(
-            {name: _deviation(gradients[name], value, limit, 0.0) for name, value in recorded.group("grad").items()}
-        ),
+        worst({name: deviation(found[name], recorded.arrays[name], OUTPUT_ATOL, OUTPUT_RTOL) for name in found}),
+        worst({name: deviation(gradients[name], value, limit, 0.0) for name, value in recorded.group("grad").items()}),
     )
 
 
@@ -119,7 +117,7 @@ def _computed(recorded: Recorded, module: Any) -> tuple[dict[str, Array], dict[s
     return {"out": found}, of_params | of_inputs
 
 
-def _deviation(found: Array, expected: np.ndarray, atol: float, rtol: float) -> tuple[float, float]:
+def deviation(found: Array, expected: np.ndarray, atol: float, rtol: float) -> tuple[float, float]:
     """The error that uses up most of its limit, and that limit; a wrong shape is an infinite error."""
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
@@ -131,7 +129,7 @@ def _deviation(found: Array, expected: np.ndarray, atol: float, rtol: float) -> 
     return float(errors[worst]), float(limits[worst])
 
 
-def _worst(deviations: dict[str, tuple[float, float]]) -> Error:
+def worst(deviations: dict[str, tuple[float, float]]) -> Error:
     """Of several arrays, the error that uses up most of its limit."""
     name = max(deviations, key=lambda name: np.nan_to_num(deviations[name][0] / deviations[name][1], nan=np.inf))
     return Error(*deviations[name], name)

@@ -11,7 +11,7 @@ import fnmatch
 import pathlib
 
 from jattn.errors import UserError
-from jattn.verify import optimizer_cases
+from jattn.verify import loss_terms, optimizer_cases
 from jattn.verify.case import Recorded, read
 from jattn.verify.check import Error, Result, check
 
@@ -69,6 +69,6 @@ def _results(path: pathlib.Path) -> list[Result]:
         recorded = read(path)
         if recorded.mechanism == optimizer_cases.OPTIMIZER:
             return list(optimizer_cases.check(recorded))
-        return [*check(recorded), *optimizer_cases.check_energy(recorded)]
+        return [*check(recorded), *optimizer_cases.check_energy(recorded), *loss_terms.check(recorded)]
     except UserError as error:
         return [Result(path.name, "none", problem=str(error))]

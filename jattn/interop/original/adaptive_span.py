@@ -1,7 +1,11 @@
 """Adaptive span and triangle wave, as Lookatator/Adaptive-nanoGPT wrote them."""
 
+from typing import Any
+
+import jax
+
 from jattn.attention import AdaptiveSpanAttention
-from jattn.interop.original.rules import Original, Params, Settings, from_heads, split_linear, to_heads
+from jattn.interop.original.rules import Inputs, Original, Params, Settings, from_heads, split_linear, to_heads
 from jattn.types import Array
 
 
@@ -32,6 +36,13 @@ def adaptive_causal_attention_params(settings: Settings, params: Params) -> dict
         ours["period_logit"] = params["triangle_wave.period_weight"]
         ours["ratio_logit"] = params["triangle_wave.ratio_weight"]
     return ours
+
+
+def regularizer(module: AdaptiveSpanAttention, variables: Any, inputs: Inputs) -> Array:
+    """The loss term that the class returns beside its output."""
+    _, sown = module.apply(variables, inputs["x"], mutable=["losses"])
+    (term,) = jax.tree.leaves(sown["losses"])
+    return term
 
 
 _ORIGINAL = Original(adaptive_causal_attention, adaptive_causal_attention_params)

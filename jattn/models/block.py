@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jattn.attention.mechanism import Mechanism
 from jattn.models.layers import Mlp, layer_norm
-from jattn.types import Array, Bool, DTypeLike, Float, Int
+from jattn.types import Array, AttentionMask, DTypeLike, Float
 
 NORM_POSITIONS = ("pre", "post")
 
@@ -44,10 +44,10 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T C"],
-        mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        mask: AttentionMask | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B T C"]:
-        """mask: True = a real token, or segment ids; None = all are real."""
+        """mask: of tokens or of pairs, see `jattn.attention.base`; None = all are real."""
         attention = self.attention_module(name="attention")
         mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, name="mlp")
         norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)

@@ -23,9 +23,11 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 """Options of the compiler: cases are small, and nearly all of their time is compilation."""
 
 LOSSES: dict[str, Callable[[Array, Mapping[str, Array]], Array]] = {
-    "AutoRegressiveWrapper(SimpleTransformer)": lambda logits, inputs: cross_entropy(logits, inputs["x"][:, 1:]).mean(),
+    "AutoRegressiveWrapper(SimpleTransformer)": lambda logits, inputs: (
+        cross_entropy(logits, inputs["x"][:, 1:]).mean().reshape(1)
+    ),
 }
-"""Classes whose output is a loss of what their module gives for these inputs."""
+"""Classes whose output is a loss of what their module gives for these inputs, as the one entry of an array."""
 
 
 @dataclasses.dataclass(frozen=True)

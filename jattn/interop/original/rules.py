@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jattn.types import Array, Float
 
 Settings = Mapping[str, Any]
-"""Arguments of the released class, as recorded, and `cls`, its name."""
+"""Arguments of the released class, as recorded, and `cls`, its name; `source`, its file, where several have the class.
+"""
 
 Params = Mapping[str, Array]
 """Arrays under their released names."""
@@ -28,6 +29,11 @@ def call_with_x(module: nn.Module, variables: Any, inputs: Inputs) -> Array:
     return module.apply(variables, inputs["x"])
 
 
+def as_given(settings: Settings, params: Params) -> Settings:
+    """Settings that are complete."""
+    return settings
+
+
 @dataclasses.dataclass(frozen=True)
 class Original:
     """A class of a released code.
@@ -37,11 +43,13 @@ class Original:
       that its transpose is its inverse, and gradients with respect to released parameters are had by differentiating
       through it.
     call: the output of the released class for these inputs, computed by our module with these variables.
+    completed: the settings that `module` needs, of those recorded and of the released parameters.
     """
 
     module: Callable[[Settings], nn.Module]
     params: Callable[[Settings, Params], dict[str, Any]]
     call: Callable[[nn.Module, Any, Inputs], Array] = call_with_x
+    completed: Callable[[Settings, Params], Settings] = as_given
 
 
 def linear(params: Params, name: str) -> dict[str, Array]:

@@ -18,6 +18,7 @@ a ratio of 0 or 1 there is one branch, and the pointwise layer. The source's d_h
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jattn.attention import cost
-from jattn.attention.base import Attention
+from jattn.attention.base import Attention, divisors
 from jattn.attention.conv1d import Conv1dAttention
 from jattn.attention.convnn import ConvNNAttention
 from jattn.attention.softmax import SoftmaxAttention
@@ -99,10 +100,12 @@ class Branching(ConvNNAttention):
         """Constructor and channels of each branch that has any, by name."""
         of_convnn = int(self.branch_ratio * width)
         name, kind = self.other
-        if self.head_dim is None and (of_convnn % self.num_heads or (width - of_convnn) % self.num_heads):
+        common = math.gcd(of_convnn, width - of_convnn)
+        if self.head_dim is None and common % self.num_heads:
             raise UserError(
                 f"branch_ratio {self.branch_ratio} gives ConvNN {of_convnn} and {name} {width - of_convnn} of {width} "
-                f"channels, which num_heads {self.num_heads} does not divide: change one of them, or set head_dim"
+                f"channels, which num_heads {self.num_heads} does not divide: choose num_heads from "
+                f"{', '.join(map(str, divisors(common)))}, another branch_ratio, or set head_dim"
             )
         parts = {"convnn": (ConvNNAttention, slice(0, of_convnn)), name: (kind, slice(of_convnn, width))}
         return {name: (self._constructor(kind), part) for name, (kind, part) in parts.items() if _size(part)}

@@ -119,8 +119,9 @@ class ResidueClasses:
         }
         if length % classes:  # shorter classes end with a token that is none
             k = k if isinstance(k, Mapping) else {"features": k}
-            k = {"valid": jnp.ones((1, 1, length), bool)} | k
-            terms["mask"] = core.Padding() if terms["mask"] is None else core.Padding() & terms["mask"]
+            k = {**k, "present": jnp.ones((1, 1, length), bool)}
+            present = core.Padding("present")
+            terms["mask"] = present if terms["mask"] is None else present & terms["mask"]
 
         def folded(leaf: Array) -> Array:
             return fold(jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), classes)

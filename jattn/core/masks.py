@@ -31,11 +31,13 @@ class Mask:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Padding(Mask):
-    """Keys that are real tokens: rider "valid" of k, Bool[B 1 S]."""
+    """Keys that are real tokens: a rider of k, Bool[B 1 S]."""
+
+    rider: str = dataclasses.field(default="valid", metadata={"static": True})
 
     def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Bool[Array, "t s"]:
         """True where the key is valid."""
-        return jnp.broadcast_to(k["valid"][None, :], (q_pos.size, k_pos.size))
+        return jnp.broadcast_to(k[self.rider][None, :], (q_pos.size, k_pos.size))
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,91 @@
+"""Softmax attention to given pairs, in NumPy from the equation: the oracle of mechanisms that are patterns."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def tokens(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def random_variables(module, x):
+    """Variables of the shapes that `init` would make, all of them random."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+
+
+def attention(params, x, allowed, scale=None):
+    """Output (B, T, C), weights (B, H, T, S) and scores, in float64. allowed: bool (B, T, S)."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nn.unbox(params))
+    x = np.asarray(x, np.float64)
+
+    def project(name):
+        heads = np.einsum("btc,chd->bhtd", x, params[name]["kernel"])
+        return heads + params[name]["bias"][:, None] if "bias" in params[name] else heads
+
+    q, k, v = project("query"), project("key"), project("value")
+    scores = (q.shape[-1] ** -0.5 if scale is None else scale) * np.einsum("bhtd,bhsd->bhts", q, k)
+    numerators = np.where(allowed[:, None], np.exp(scores), 0.0)
+    weights = numerators / np.maximum(numerators.sum(-1, keepdims=True), 1e-300)
+    y = np.einsum("bhts,bhsd,hdc->btc", weights, v, params["out"]["kernel"])
+    return y + params["out"].get("bias", 0.0), weights, scores
+
+
+def check(module, variables, x, mask, allowed, scale=None):
+    """Output, weights, energy and statistics of a module are those of the equation."""
+    y, weights, scores = attention(variables["params"], x, allowed, scale)
+
+    @jax.jit
+    def call(variables, x, mask):
+        found = module.apply(variables, x, mask, method="weights")
+        return *module.apply(variables, x, mask, mutable=["energies", "intermediates"]), found
+
+    found, sown, found_weights = call(variables, x, mask)
+    real = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask) != 0
+    np.testing.assert_allclose(np.where(real[..., None], found, 0), np.where(real[..., None], y, 0), atol=2e-5)
+    np.testing.assert_allclose(_of_real(found_weights, real), _of_real(weights, real), atol=2e-6)
+    pairs = np.broadcast_to((allowed & real[..., None])[:, None], scores.shape)
+    np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
+    rows, places = sown["intermediates"]["statistics"][0], np.arange(x.shape[1])
+    distance = np.sum(weights * np.abs(places[:, None] - places), -1)
+    np.testing.assert_allclose(_of_real(rows.distance, real), _of_real(distance, real), atol=2e-5)
+    np.testing.assert_allclose(_of_real(rows.first, real), _of_real(weights[..., 0], real), atol=2e-6)
+    np.testing.assert_array_equal(_of_real(rows.pairs, real), _of_real(pairs.sum(-1), real))
+
+
+def _of_real(rows, real):
+    return np.where(np.expand_dims(real[:, None], tuple(range(3, np.ndim(rows)))), rows, 0)
+
+
+def decoded(module, variables, x):
+    """The outputs of decoding x token by token."""
+    decoder = module.clone(decode=True)
+    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+
+    @jax.jit
+    def step(cache, token):
+        y, updated = decoder.apply({**variables, "cache": cache}, token[:, None], mutable=["cache"])
+        return updated["cache"], y[:, 0]
+
+    return jax.lax.scan(step, cache, x.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+
+def scratch(module, length):
+    """Bytes besides inputs and outputs of a forward and backward pass of one example of 16 features."""
+    x = jax.ShapeDtypeStruct((1, length, 16), jnp.float32)
+    variables = jax.eval_shape(lambda x: nn.unbox(module.init(jax.random.key(0), x)), x)
+
+    def train(variables, x):
+        return jax.grad(lambda variables: module.apply(variables, x).sum())(variables)
+
+    return jax.jit(train).lower(variables, x).compile().memory_analysis().temp_size_in_bytes
+
+
+def counted_flops(module, length, width):
+    """XLA's count of a forward pass of two examples."""
+    x = jax.ShapeDtypeStruct((2, length, width), jnp.float32)
+    variables = jax.eval_shape(lambda x: nn.unbox(module.init(jax.random.key(0), x)), x)
+    return jax.jit(module.apply).lower(variables, x).compile().cost_analysis()["flops"]

@@ -1,0 +1,111 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn import core
+from jattn.attention.base import Inputs
+from jattn.attention.folding import ResidueClasses, Summaries, extents, fold, unfold
+
+B, H, T, D = 2, 3, 17, 5
+
+
+def inputs(mask=None, pair_mask=None):
+    x = jnp.zeros((2, T, 1))
+    return Inputs(x, x, mask, mask, pair_mask, 0, True, (2,))
+
+
+def test_fold_puts_a_residue_class_into_an_example():
+    x = jnp.arange(2 * 7).reshape(2, 1, 7)
+    folded = fold(x, 3)
+    np.testing.assert_array_equal(folded[:3, 0], [[0, 3, 6], [1, 4, 0], [2, 5, 0]])
+    np.testing.assert_array_equal(unfold(folded, 3, 7), x)
+
+
+def test_extents_are_those_of_the_real_tokens_and_of_packed_sequences():
+    first, last = extents(inputs(), 3)
+    np.testing.assert_array_equal(first, [[0, 0, 0]])
+    np.testing.assert_array_equal(last, [[2, 2, 2]])
+    mask = jnp.asarray([[False, True, False, True, False], [True] * 5])
+    for given in (inputs(mask), inputs(pair_mask=jnp.broadcast_to(mask[:, None, None], (2, 3, 5, 5)))):
+        first, last = extents(given, 5)
+        np.testing.assert_array_equal(first, [[1] * 5, [0] * 5])
+        np.testing.assert_array_equal(last, [[3] * 5, [4] * 5])
+    first, last = extents(inputs(jnp.asarray([[3, 3, 8, 8, 0], [1, 2, 2, 2, 2]])), 5)
+    np.testing.assert_array_equal(first, [[0, 0, 2, 2, 4], [0, 1, 1, 1, 1]])
+    np.testing.assert_array_equal(last, [[1, 1, 3, 3, 4], [0, 4, 4, 4, 4]])
+
+
+def operands(length):
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((B, H, length, D)), jnp.float32) for _ in range(3))
+    segment = jnp.asarray(np.sort(rng.integers(0, 3, (B, 1, length))))
+    riders = {"segment": segment, "left": jnp.full((1, 1, length), 4)}
+    return {"features": q} | riders, {"features": k, "valid": jnp.arange(length)[None, None] != 3} | riders, v
+
+
+def same(how, terms, length, extra=lambda length: {}):
+    """`how` gives what the reference gives: out, lse, their gradients, statistics."""
+    q, k, v = operands(length)
+    q, k = q | extra(length), k | extra(length)
+    terms = {"score": core.Dot(), "bias": None, "mask": None, "offset": 0} | terms
+
+    def loss(attend, implementation, q_features, k_features, v):
+        tokens = {**q, "features": q_features}, {**k, "features": k_features}, v
+        out, lse = attend(*tokens, **terms, dropout=None, implementation=implementation)
+        finite = jnp.where(lse == -jnp.inf, 0.0, lse)
+        return (out * jnp.cos(jnp.arange(D))[None, None, None]).sum() + jnp.sin(finite).sum(), (out, lse)
+
+    def both(attend, implementation):
+        graded = jax.value_and_grad(lambda *x: loss(attend, implementation, *x), argnums=(0, 1, 2), has_aux=True)
+        return jax.jit(graded)(q["features"], k["features"], v)
+
+    found, expected = both(how.attend, None), both(core.attend, "dense")
+    chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
+    lse = expected[0][1][1]
+    rows, reference = (jax.jit(by.statistics)(q, k, lse, **terms) for by in (how, core))
+    chex.assert_trees_all_close(rows, reference, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("step", "length", "terms"),
+    [
+        (3, 17, {"bias": core.Strided(3)}),
+        (4, 12, {"bias": core.Strided(4) + core.Causal(), "mask": core.Padding() & core.Segments()}),
+        (5, 13, {"bias": core.Strided(5) + core.Window(9, 7), "mask": core.Padding()}),
+        (2, 11, {"bias": core.Strided(2), "mask": core.Shifted(9)}),
+        (19, 7, {"bias": core.Strided(19), "mask": core.Segments()}),
+    ],
+)
+def test_residue_classes_give_what_an_ordinary_call_gives(step, length, terms):
+    same(ResidueClasses(step), terms, length)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("size", "count", "length"), [(5, 2, 17), (3, 3, 11), (7, 1, 6)])
+def test_summaries_give_what_an_ordinary_call_gives(size, count, length, causal):
+    def riders(length):
+        places = jnp.arange(length)[None, None]
+        return {"block": places // size, "summary": places % size >= size - count}
+
+    terms = {"bias": core.Causal() if causal else None, "mask": core.Padding() & core.Blocks(size, causal)}
+    same(Summaries(size, count, causal), terms, length, riders)
+
+
+def test_a_stretched_reach_is_the_smallest_interval_of_whole_steps():
+    bias = core.StretchedBias(core.Window(7, 4), 3)  # lags -4 to 7 in threes: -3, 0, 3, 6
+    assert bias.reach() == (-1, 2)
+    np.testing.assert_array_equal(bias(jnp.arange(-3, 5))[0] == 0, [False, False, True, True, True, True, False, False])
+    assert core.StretchedMask(core.Shifted(6), 2).reach() == (-2, 2)
+    assert core.StretchedMask(core.Padding(), 2).reach() == (None, None)
+
+
+def test_merging_sets_of_keys():
+    parts = [(jnp.asarray([[[[2.0], [3.0], [0.0]]]]), jnp.log(jnp.asarray([[[1.0, 5.0, 0.0]]])))]
+    parts += [(jnp.asarray([[[[6.0], [0.0], [0.0]]]]), jnp.log(jnp.asarray([[[3.0, 0.0, 0.0]]])))]
+    out, lse = core.merged(parts)
+    np.testing.assert_allclose(out[0, 0, :, 0], [(2 + 3 * 6) / 4, 3, 0], rtol=1e-6)
+    np.testing.assert_allclose(lse[0, 0], np.log([4, 5, 1e-99]).clip(-3) * [1, 1, np.inf], rtol=1e-6)
+    gradient = jax.grad(lambda parts: core.merged(parts)[0].sum())(parts)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))

@@ -9,11 +9,12 @@ cannot be built.
 import argparse
 import fnmatch
 import pathlib
+from collections.abc import Iterator
 
 from jattn.errors import UserError
 from jattn.verify import loss_terms, optimizer_cases
 from jattn.verify.case import Recorded, read
-from jattn.verify.check import Error, Result, check
+from jattn.verify.check import Error, Result, check_call
 
 __all__ = ["Error", "Recorded", "Result", "check", "read"]
 
@@ -50,6 +51,15 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def check(recorded: Recorded) -> Iterator[Result]:
+    """The results of a case: one for each implementation that can compute it, and those of what else is recorded."""
+    if recorded.mechanism == optimizer_cases.OPTIMIZER:
+        yield from optimizer_cases.check(recorded)
+        return
+    for kind in (check_call, optimizer_cases.check_energy, loss_terms.check):
+        yield from kind(recorded)
+
+
 def line(result: Result, width: int) -> str:
     """What one line says of a result."""
     verdict = "ok    " if result.holds else "FAILED"
@@ -66,9 +76,6 @@ def line(result: Result, width: int) -> str:
 
 def _results(path: pathlib.Path) -> list[Result]:
     try:
-        recorded = read(path)
-        if recorded.mechanism == optimizer_cases.OPTIMIZER:
-            return list(optimizer_cases.check(recorded))
-        return [*check(recorded), *optimizer_cases.check_energy(recorded), *loss_terms.check(recorded)]
+        return list(check(read(path)))
     except UserError as error:
         return [Result(path.name, "none", problem=str(error))]

@@ -63,7 +63,7 @@ class Result:
         return self.problem is None and all(error is None or error.holds for error in (self.output, self.gradient))
 
 
-def check(recorded: Recorded) -> Iterator[Result]:
+def check_call(recorded: Recorded) -> Iterator[Result]:
     """The results of a case, one for each implementation of attention that can compute it."""
     try:
         module, _ = load(recorded.mechanism, recorded.settings, recorded.group("param"))

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jattn import core
@@ -83,7 +82,7 @@ def replay(recorded: Recorded, implementation: str | None = None) -> dict[str, A
     Where epsilon is so small that Adam normalises rounding noise, the one parameter that this concerns
     (`WITHOUT_GRADIENT`) takes its recorded value after each step.
     """
-    settings, inputs = recorded.settings, recorded.group("in")
+    settings, inputs = recorded.settings, jax.tree.map(jnp.asarray, recorded.group("in"))
     module, variables = load(recorded.mechanism, settings, recorded.group("param"))
     module = module.clone(implementation=implementation)
     tx = optimizer(settings).tx
@@ -121,7 +120,7 @@ def replay(recorded: Recorded, implementation: str | None = None) -> dict[str, A
             own = {WITHOUT_GRADIENT: jnp.asarray(recorded.arrays[f"step{t + 1}/param/{WITHOUT_GRADIENT}"])}
             _, variables = load(recorded.mechanism, settings, released | own)
             params = variables["params"]
-    return found | {name: np.stack([of_step[name] for of_step in scalars]) for name in scalars[0]}
+    return found | {name: jnp.stack([of_step[name] for of_step in scalars]) for name in scalars[0]}
 
 
 def check_energy(recorded: Recorded) -> Iterator[Result]:
@@ -129,11 +128,16 @@ def check_energy(recorded: Recorded) -> Iterator[Result]:
     name, factor = "aux/energy_scalar_mean_abs", "aux/grad_factor_scale0.1"
     if name not in recorded.arrays:
         return
-    module, variables = load(recorded.mechanism, recorded.settings, recorded.group("param"))
-    with jax.default_matmul_precision("float32"):
-        _, sown = with_arguments(module, variables, recorded.group("in"), mutable=["energies"])
-    (energy,) = jax.tree.leaves(sown["energies"])
-    scaled, _ = attention_informed(0.1).update({"of": jnp.ones(())}, optax.EmptyState(), energies=sown["energies"])
+    try:
+        module, variables = load(recorded.mechanism, recorded.settings, recorded.group("param"))
+        with jax.default_matmul_precision("float32"):
+            inputs = jax.tree.map(jnp.asarray, recorded.group("in"))
+            _, sown = with_arguments(module, variables, inputs, mutable=["energies"])
+        (energy,) = jax.tree.leaves(sown["energies"])
+        scaled, _ = attention_informed(0.1).update({"of": jnp.ones(())}, optax.EmptyState(), energies=sown["energies"])
+    except Exception as error:  # as for the call itself
+        yield Result(recorded.name, "energy", problem=f"{type(error).__name__}: {error}")
+        return
     found = {name: energy, factor: scaled["of"]}
     yield Result(
         recorded.name,

@@ -19,12 +19,14 @@ from jattn.interop.original import (
     conv1d,
     convnn,
     kvt,
+    local,
     natural,
     neighborhood,
     neural,
     reduced,
     softmax,
     sparse,
+    vit,
 )
 from jattn.interop.original.rules import Original, Settings
 from jattn.types import Array
@@ -36,6 +38,7 @@ FAMILIES = (
     conv1d.ORIGINALS,
     convnn.ORIGINALS,
     kvt.ORIGINALS,
+    local.ORIGINALS,
     adaptive_span.ORIGINALS,
     natural.ORIGINALS,
     neighborhood.ORIGINALS,
@@ -43,6 +46,7 @@ FAMILIES = (
     reduced.ORIGINALS,
     softmax.ORIGINALS,
     sparse.ORIGINALS,
+    vit.ORIGINALS,
 )
 
 ORIGINALS: dict[str, dict[str, Original]] = {name: classes for family in FAMILIES for name, classes in family.items()}
@@ -61,8 +65,9 @@ def load(mechanism: str, settings: Settings, params: Mapping[str, Any]) -> tuple
     """
     known = original(mechanism, settings)
     try:
-        module = known.module(known.completed(settings, params))
-        return module, {"params": known.params(settings, jax.tree.map(jnp.asarray, dict(params)))}
+        arrays = jax.tree.map(jnp.asarray, dict(params))
+        module = known.module(known.completed(settings, arrays))
+        return module, {"params": known.params(settings, arrays)}
     except KeyError as error:
         raise UserError(
             f"{settings['cls']} needs {error.args[0]!r}, which neither settings nor parameters have"

@@ -7,6 +7,7 @@ from jattn.attention.conv1d import Conv1dAttention
 from jattn.attention.convnn import ConvNNAttention
 from jattn.attention.cost import Cost
 from jattn.attention.kvt import KvtAttention
+from jattn.attention.local import LocalAttention
 from jattn.attention.natural import NaturalAttention
 from jattn.attention.neighborhood import NeighborhoodAttention
 from jattn.attention.neural import NeuralAttention
@@ -26,6 +27,7 @@ __all__ = [
     "Cost",
     "EfficientAttention",
     "KvtAttention",
+    "LocalAttention",
     "NaturalAttention",
     "NeighborhoodAttention",
     "NeuralAttention",
@@ -50,4 +52,5 @@ MECHANISMS: dict[str, type[Attention]] = {
     "kvt": KvtAttention,
     "neighborhood": NeighborhoodAttention,
     "sparse": SparseAttention,
+    "local": LocalAttention,
 }

@@ -13,6 +13,7 @@ from jattn.core.spans import SoftSpan, TriangleWave
 from jattn.core.statistics import Statistics, mean_energy, statistics
 from jattn.core.threshold import AtLeast, thresholds
 from jattn.core.weights import weights
+from jattn.core.windows import ByLag, BySlot, NearBlocks, XPos
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -23,6 +24,8 @@ __all__ = [
     "AtLeast",
     "Bias",
     "Blocks",
+    "ByLag",
+    "BySlot",
     "Causal",
     "Distance",
     "Dot",
@@ -30,6 +33,7 @@ __all__ = [
     "Exchanged",
     "Filled",
     "Mask",
+    "NearBlocks",
     "Nearest",
     "NotAfter",
     "NotOwn",
@@ -47,6 +51,7 @@ __all__ = [
     "Sum",
     "TriangleWave",
     "Window",
+    "XPos",
     "attend",
     "best",
     "explain",

@@ -137,6 +137,23 @@ RUNS = {
     "sparse": ("sparse", {"context": 2}, ("bidirectional", "causal"), Sizes()),
     "sparse_strided": ("sparse", {"mode": "strided", "context": 3}, ("bidirectional", "causal"), Sizes()),
     "sparse_fixed": ("sparse", {"mode": "fixed", "context": 3, "summary": 2}, ("bidirectional", "causal"), Sizes()),
+    "local": ("local", {"window_size": 2}, ("bidirectional", "causal"), Sizes(head_dim=4)),
+    "local_with_whole_blocks": (
+        "local",
+        {
+            "window_size": 3,
+            "exact_windowsize": False,
+            "use_xpos": True,
+            "xpos_scale_base": 16,  # with less, scores of later keys are in the hundreds
+            "qk_rmsnorm": True,
+            "gate_values_per_head": True,
+            "prenorm": True,
+            "attention_bias": True,
+            "use_bias": False,
+        },
+        ("bidirectional", "causal"),
+        Sizes(head_dim=4),
+    ),
 }
 FORMS = [(run, form) for run, (_, _, forms, _) in RUNS.items() for form in forms]
 

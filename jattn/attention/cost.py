@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 _SOFTMAX = 5  # maximum, subtraction, sum, division, and the guard of empty rows
 _CAUSAL = 3  # the lag, its comparison, the addition of the bias
-_OVER_QUERIES = 5  # the first call's maximum, subtraction, sum and guard; the normaliser's subtraction
+_OVER_QUERIES = 6  # scale, maximum, subtraction, sum and guard once more, and the normaliser's subtraction
 ROTARY = 3  # per feature: two products, one sum
 RMS_NORM = 3  # per feature: square, sum, scaling
 
@@ -63,6 +63,7 @@ def attention(
     tokens = heads * queries * (features[0] + values) + key_heads * keys * (features[1] + values)
     flops = pairs * (score + _SOFTMAX + causal * _CAUSAL + 2 * values)
     if over_queries:
-        flops += pairs * (score + _OVER_QUERIES) + batch * heads * queries * values
+        # The products of queries and keys are those of the second call: XLA computes them once on the dense path.
+        flops += pairs * _OVER_QUERIES + batch * heads * queries * values
         tokens += heads * queries * features[0] + key_heads * keys * features[1]
     return Cost(0, flops, dtype_bytes * batch * tokens)

@@ -72,6 +72,23 @@ def test_more_padding_changes_nothing(pooling, positions):
     np.testing.assert_allclose(forward(model, other, TEXTS)[:2], short[:2], rtol=1e-4, atol=1e-4)
 
 
+def test_without_a_padding_token_every_token_is_attended_and_pooled():
+    # As released with arXiv:2403.01643, whose texts are filled up with token 0.
+    model, params = made()
+    ours = forward(model, params, TEXTS)
+    released = forward(model.clone(padding_token=None), params, TEXTS)
+    np.testing.assert_allclose(released[0], ours[0], rtol=1e-4, atol=1e-5)  # the only text without a 0
+    assert float(jnp.abs(released - ours)[1:].min()) > 1e-3
+    longer = jnp.pad(TEXTS, ((0, 0), (0, 3)))
+    assert float(jnp.abs(forward(model.clone(padding_token=None), params, longer) - released).min()) > 1e-3
+    # Another token can be the one that stands for nothing; 0 is then a token like any other.
+    elsewhere = model.clone(padding_token=2)
+    for token, changes in ((2, False), (0, True)):
+        table = params["token_embedding"]["embedding"].at[token].multiply(-9.0)
+        other = forward(elsewhere, params | {"token_embedding": {"embedding": table}}, TEXTS[1:2])
+        assert bool(jnp.allclose(other, forward(elsewhere, params, TEXTS[1:2]), atol=1e-3)) != changes
+
+
 def test_a_text_of_padding_alone_has_finite_logits_and_gradients():
     model, params = made()
     value, gradients = jax.jit(jax.value_and_grad(lambda p: model.apply({"params": p}, TEXTS[2:]).sum()))(params)

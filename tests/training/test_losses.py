@@ -58,6 +58,13 @@ def test_one_logit_is_thresholded_at_zero():
     assert correct(logits, jnp.array([1, 1, 0, 0])).tolist() == [True, False, False, True]
 
 
+def test_one_logit_is_thresholded_elsewhere_where_asked():
+    # The released IMDB experiment compares the logit, not the probability, with 0.5.
+    logits, targets = jnp.array([[0.4], [0.6], [0.4], [0.6]]), jnp.array([1, 1, 0, 0])
+    assert correct(logits, targets, 0.5).tolist() == [False, True, True, False]
+    assert correct(logits, targets).tolist() == [True, True, False, False]
+
+
 def test_top_5():
     logits = jnp.tile(jnp.array([9.0, 3.0, 8.0, 4.0, 7.0, 5.0, 6.0]), (7, 1))
     expected = [True, False, True, False, True, True, True]
@@ -81,6 +88,7 @@ def test_outputs_that_a_loss_wants():
         (LossConfig("cross_entrpy"), Task("image", num_classes=2), "did you mean 'cross_entropy'"),
         (LossConfig("binary_cross_entropy"), Task("image", num_classes=10), "this data set has 10 classes"),
         (LossConfig("binary_cross_entropy"), Task("language", vocab_size=256), "this data set has tokens"),
+        (LossConfig(threshold=0.5), Task("text", num_classes=2), "loss.threshold=0.5 is that of a single logit"),
         (LossConfig(label_smoothing=1.0), Task("image", num_classes=2), "label_smoothing=1.0"),
     ],
 )

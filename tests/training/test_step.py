@@ -266,6 +266,22 @@ def test_loss_options_reach_the_step():
     assert mean(step(state, data)[1]["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("threshold", [-0.3, 0.0, 0.3])
+def test_the_threshold_of_a_single_logit_reaches_training_and_evaluation(threshold):
+    model, data, cfg = Model(classes=1), batch(0, data=Data(2)), config(loss="binary_cross_entropy")
+    cfg.loss.threshold = threshold
+    optimizer = build(cfg.optim, cfg.steps)
+    state = TrainState.create(initial(1), optimizer.tx, False)
+    logits = jax.jit(model.apply)({"params": state.params}, Data().prepare(data["inputs"], None, None))[:, 0]
+    expected = np.average((logits > threshold) == (data["targets"] == 1), weights=data["weight"])
+    steps = make_train_step(model, optimizer, cfg, Data(2).prepare), make_eval_step(model, cfg, Data(2).prepare)
+    trained, evaluated = jax.jit(steps[0])(state, data)[1], jax.jit(steps[1])(state.params, data)
+    assert mean(trained["accuracy"]) == pytest.approx(expected)
+    assert mean(evaluated["accuracy"]) == pytest.approx(expected)
+    below = np.asarray(logits)[:, None] > np.array([-0.3, 0.0, 0.3])
+    assert (below[:, :1] != below[:, 1:]).any(0).all()  # the thresholds tell the examples apart
+
+
 def evaluate(model, params, data):
     return jax.jit(make_eval_step(model, config(augment=True), Data(model.classes).prepare))(params, data)
 

@@ -34,12 +34,14 @@ import jax.numpy as jnp
 from jattn import core
 from jattn.attention import convnn_candidates as sampling
 from jattn.attention import convnn_neighbours as neighbours
+from jattn.attention import cost
 from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs
 from jattn.attention.convnn_candidates import Candidates, Places
 from jattn.attention.convnn_convolution import Kind, RankConvolution
-from jattn.attention.convnn_neighbours import Magnitude, Neighbours, Pairs
+from jattn.attention.convnn_cost import convnn_cost
+from jattn.attention.convnn_neighbours import Magnitude, Pairs
 from jattn.errors import UserError, unknown
-from jattn.types import Array, Bool, Float, Int
+from jattn.types import Array, AttentionMask, Float, Int
 
 Sampling = Literal["all", "random", "spatial"]
 
@@ -119,7 +121,7 @@ class ConvNNAttention(Attention):
     def __call__(
         self,
         x: Float[Array, "*B T C"],
-        mask: Bool[Array, "*B S"] | Int[Array, "*B S"] | Bool[Array, "*B h T S"] | None = None,
+        mask: AttentionMask | None = None,
         *,
         context: Float[Array, "*B S X"] | None = None,
         deterministic: bool = True,
@@ -138,13 +140,27 @@ class ConvNNAttention(Attention):
 
         at = self._places(inputs, q.shape[2], crossed=context is not None)
         chosen = self._candidates(at, deterministic)
-        first_is_own = chosen is not None and context is None
+        own = chosen is not None and context is None
         q = q if chosen is None else neighbours.at_slots(q, chosen.slot)
         if self.coordinate_encoding:
-            k, q, v = self._with_coordinates(inputs, at, chosen, k, q, v, crossed=context is not None)
-        pairs = self._pairs(inputs, at, chosen, k, q, scale=head_dim**-0.5, without_own=first_is_own)
-        slot, nearness, found = self._neighbours(inputs, chosen, pairs, first_is_own=first_is_own)
-        weights = neighbours.weighed(self.magnitude_type, nearness, found, normalise=self.softmax_topk_val)
+            of_tokens, of_candidates, of_slots = neighbours.coordinates(
+                at, chosen, k.shape[2], None if context is not None else inputs.offset, by_rank=self.as_published
+            )
+            k, q = neighbours.extended(k, of_tokens), neighbours.extended(q, of_candidates)
+            if self.convolution_type != "depthwise":
+                v = neighbours.extended(v, of_slots)
+        k, q, score = neighbours.scored(self.magnitude_type, k, q, head_dim**-0.5)
+        hides_own = own and not self.as_published
+        pairs = neighbours.pairs(inputs, at, chosen, k, q, score, causal=self.causal, hides_own=hides_own)
+        if self.as_published:
+            best = neighbours.released(pairs, self.K - own, self.magnitude_type, sampled=own)
+        else:
+            best = neighbours.nearest(pairs, self.K - own)
+        if chosen is not None:
+            best = best.at(chosen.slot)
+        if own:
+            best = neighbours.with_own(inputs, pairs, best, self.magnitude_type)
+        slot, weights = best.index, neighbours.weights(self.magnitude_type, best, normalise=self.softmax_topk_val)
 
         weighted = weights[..., None].astype(v.dtype) * core.gather(v, slot)
         out, norms = RankConvolution(self.convolution_type, head_dim, self.dtype, name="conv")(weighted)
@@ -157,8 +173,7 @@ class ConvNNAttention(Attention):
 
     def _places(self, inputs: Inputs, slots: int, *, crossed: bool) -> Places:
         if self.as_published:
-            real = inputs.key_mask if inputs.key_mask is None else inputs.key_mask != 0
-            return Places(jnp.arange(slots)[None], jnp.full((1, 1), slots), real, None, slots)
+            return sampling.released_places(slots, inputs.key_mask)
         uses_length = self.coordinate_encoding or self.sampling_type != "all"
         length = None
         if self.causal and not crossed:
@@ -173,23 +188,13 @@ class ConvNNAttention(Attention):
         """The sampled candidates; None = all tokens are."""
         if self.sampling_type == "all":
             return None
-        if self.as_published:
-            return self._released_candidates(at, deterministic)
         if self.candidates is not None:
-            return sampling.given(at, self.candidates)
+            return sampling.given(at, self.candidates, distinct=not self.as_published)
         if self.sampling_type == "spatial":
-            return sampling.spatial(at, self.num_samples, self.sample_padding)
-        return sampling.random(at, self.num_samples, self._seed(deterministic))
-
-    def _released_candidates(self, at: Places, deterministic: bool) -> Candidates:
-        slots = at.position.shape[1]
-        slot = self.candidates
-        if slot is None and self.sampling_type == "spatial":
-            slot = sampling.released_spatial(slots, self.num_samples, self.sample_padding)
-        if slot is None:
-            slot = sampling.released_random(slots, self.num_samples, self._seed(deterministic))
-        slot = jnp.asarray(slot, jnp.int32)[None]
-        return Candidates(slot, jnp.ones_like(slot, bool) if at.real is None else at.real[:, slot[0]])
+            spatial = sampling.released_spatial if self.as_published else sampling.spatial
+            return spatial(at, self.num_samples, self.sample_padding)
+        random = sampling.released_random if self.as_published else sampling.random
+        return random(at, self.num_samples, self._seed(deterministic))
 
     def _seed(self, deterministic: bool) -> Array | int:
         if not deterministic or (self.as_published and self.has_rng("sampling")):
@@ -199,84 +204,6 @@ class ConvNNAttention(Attention):
     @property
     def _evaluation_seed(self) -> int:
         return zlib.crc32("/".join(self.path).encode()) if self.sampling_seed is None else self.sampling_seed
-
-    def _with_coordinates(
-        self, inputs: Inputs, at: Places, chosen: Candidates | None, k: Array, q: Array, v: Array, *, crossed: bool
-    ) -> tuple[Array, Array, Array]:
-        """Keys, queries of the candidates, and values with the coordinate as one more feature."""
-        of_slots = neighbours.coordinate(at.position, at.length)
-        if crossed:
-            of_tokens = neighbours.coordinate(jnp.arange(k.shape[2])[None], jnp.full((1, 1), k.shape[2]))
-        else:
-            of_tokens = jax.lax.dynamic_slice_in_dim(of_slots, inputs.offset, k.shape[2], axis=1)
-        of_candidates = of_slots
-        if chosen is not None and self.as_published:
-            of_candidates = neighbours.coordinate(jnp.arange(q.shape[2])[None], jnp.full((1, 1), q.shape[2]))
-        elif chosen is not None:
-            of_candidates = neighbours.at_slots(of_slots[:, None], chosen.slot)[:, 0]
-        if self.convolution_type != "depthwise":
-            v = neighbours.extended(v, of_slots)
-        return neighbours.extended(k, of_tokens), neighbours.extended(q, of_candidates), v
-
-    def _pairs(
-        self,
-        inputs: Inputs,
-        at: Places,
-        chosen: Candidates | None,
-        k: Array,
-        q: Array,
-        *,
-        scale: float,
-        without_own: bool,
-    ) -> Pairs:
-        """Which candidates may become neighbours of which tokens, and how near they are."""
-        k, q, score = neighbours.scored(self.magnitude_type, k, q, scale)
-        slot = jnp.arange(q.shape[2])[None] if chosen is None else chosen.slot
-        rows = {"features": k, "place": (inputs.offset + jnp.arange(k.shape[2]))[None, None]}
-        columns = {"features": q, "place": slot[:, None]}
-        masks = []
-        if self.causal:
-            masks.append(core.NotAfter())
-        if without_own and not self.as_published:
-            masks.append(core.NotOwn())
-        valid = at.real if chosen is None else chosen.valid
-        if valid is not None:
-            columns["valid"] = valid[:, None]
-            masks.append(core.Padding())
-        if inputs.key_mask is not None and inputs.key_mask.dtype != jnp.bool_:
-            rows["segment"] = inputs.query_mask[:, None]
-            columns["segment"] = neighbours.at_slots(inputs.key_mask[:, None], slot)
-            masks.append(core.Segments())
-        if inputs.pair_mask is not None:
-            rows["allowed"] = neighbours.at_slots(inputs.pair_mask.swapaxes(2, 3), slot).swapaxes(2, 3)
-            masks.append(core.Allowed())
-        return Pairs(rows, columns, score, core.All(tuple(masks)) if masks else None)
-
-    def _neighbours(self, inputs: Inputs, chosen: Candidates | None, pairs: Pairs, *, first_is_own: bool) -> Neighbours:
-        """Each token's K neighbours, by slot."""
-        count = self.K - first_is_own
-        if self.as_published:
-            best = neighbours.released(pairs, count, self.magnitude_type, sampled=first_is_own)
-        else:
-            best = neighbours.nearest(pairs, count)
-        if chosen is not None:
-            slots = jnp.broadcast_to(chosen.slot, (best.index.shape[0], chosen.slot.shape[1]))
-            best = best._replace(index=jax.vmap(lambda slots, index: slots[index])(slots, best.index))
-        if not first_is_own:
-            return best
-        real = jnp.ones((1, 1, 1), bool)
-        if inputs.query_mask is not None:
-            real = (inputs.query_mask != 0)[:, None]
-        if inputs.pair_mask is not None:
-            real = jnp.diagonal(inputs.pair_mask, axis1=2, axis2=3)
-        itself = pairs.rows["place"], jnp.full((1, 1, 1), -1.0 if self.magnitude_type == "euclidean" else 1.0), real
-        shape = (*best.index.shape[:3], 1)
-        return Neighbours(
-            *(
-                jnp.concatenate([jnp.broadcast_to(first[..., None], shape).astype(others.dtype), others], 3)
-                for first, others in zip(itself, best, strict=True)
-            )
-        )
 
     def _report(
         self,
@@ -290,13 +217,25 @@ class ConvNNAttention(Attention):
         """Sows the mean |similarity| over candidate pairs, and each rank's weight times the norm of its C_r."""
         rows = neighbours.statistics(pairs, slot, weights)
         energy = mean_over_pairs(rows.energy, real_pairs(inputs, rows))
-        self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights * norms, slots))
+        self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights * norms[None, None, None], slots))
 
     def weights(
-        self, x: Float[Array, "*B T C"], mask: Array | None = None, *, context: Array | None = None
+        self, x: Float[Array, "*B T C"], mask: AttentionMask | None = None, *, context: Array | None = None
     ) -> Float[Array, "*B H T S"]:
         """Each neighbour's weight times the Frobenius norm of the convolution at its rank, of an evaluation's call."""
         if self.sampling_seed is None and self.path:  # read by a copy that has no path of its own
             reader = self.clone(parent=None, sampling_seed=self._evaluation_seed)
             return reader.apply(self.variables, x, mask, context=context, method="weights")
         return super().weights(x, mask, context=context)
+
+    def cost(self, T: int, S: int | None = None, *, width: int, batch: int = 1, dtype_bytes: int = 4) -> cost.Cost:
+        """The cost of one forward pass of `batch` examples of T tokens with neighbours among S (None = their own T).
+
+        The comparisons of the selection itself (`top_k`) are not counted, as XLA does not.
+        """
+        S = T if S is None else S
+        H, D = self.num_heads, self.head_size(width)
+        total = convnn_cost(self, T, S, D, batch, dtype_bytes)
+        for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
+            total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
+        return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)

@@ -38,6 +38,12 @@ class Candidates(NamedTuple):
     valid: Bool[Array, "b M"]
 
 
+def released_places(slots: int, key_mask: Array | None) -> Places:
+    """Where the tokens stand for the released code, which knows nothing of padding."""
+    real = None if key_mask is None else key_mask != 0
+    return Places(jnp.arange(slots)[None], jnp.full((1, 1), slots), real, None, slots)
+
+
 def places(
     slots: int,
     key_mask: Bool[Array, "B S"] | Int[Array, "B S"] | None,
@@ -87,23 +93,26 @@ def random(at: Places, count: int, seed: Array | int) -> Candidates:
     return _listed(at, chosen, value >= 0)
 
 
-def given(at: Places, positions: tuple[int, ...]) -> Candidates:
-    """These positions, each once."""
-    chosen = jnp.asarray(tuple(dict.fromkeys(positions)), jnp.int32)[None]
+def given(at: Places, positions: tuple[int, ...], *, distinct: bool = True) -> Candidates:
+    """These positions, each once if `distinct`."""
+    chosen = jnp.asarray(tuple(dict.fromkeys(positions)) if distinct else positions, jnp.int32)[None]
     if at.segment is not None:
         return _members(at, _among(at.position, chosen))
     return _listed(at, chosen, chosen < at.length)
 
 
-def released_spatial(length: int, count: int, padding: int) -> tuple[int, ...]:
-    """The released code's positions, repeated where there are more than fit."""
-    points = np.asarray(spaced(np.full((1, 1), length), count, padding, numpy=True))
-    return tuple(points[0, 0].tolist())
+def released_spatial(at: Places, count: int, padding: int) -> Candidates:
+    """The released code's positions, repeated where there are more than fit, counted from the end if below 0."""
+    slots = at.position.shape[1]
+    points = spaced(np.full((1, 1), slots), count, padding, numpy=True)[0, 0]
+    return given(at, tuple(np.where(points < 0, points + slots, points).tolist()), distinct=False)
 
 
-def released_random(length: int, count: int, seed: Array | int) -> Int[Array, " M"]:
+def released_random(at: Places, count: int, seed: Array | int) -> Candidates:
     """As many random positions as the released slice `permutation[:count]` has, which takes a count below 0."""
-    return jax.lax.top_k(_priority(seed, length), len(range(length)[:count]))[1]
+    slots = at.position.shape[1]
+    chosen = jax.lax.top_k(_priority(seed, slots), len(range(slots)[:count]))[1][None]
+    return _listed(at, chosen, jnp.ones_like(chosen, bool))
 
 
 def spaced(length: Int[Array, "b s"], count: int, padding: int, *, numpy: bool = False) -> Int[Array, "b s M"]:
@@ -116,12 +125,12 @@ def spaced(length: Int[Array, "b s"], count: int, padding: int, *, numpy: bool =
     first = xp.full(length.shape, padding, xp.float32)[..., None]
     last = (length - padding - 1).astype(xp.float32)[..., None]
     step = (last - first) / xp.float32(max(count - 1, 1))
-    index = xp.arange(count)
+    index = xp.arange(count)[None, None]
     ahead = index < max(count // 2, count == 1)
-    steps = step * xp.where(ahead, index, count - 1 - index).astype(xp.float32)[None, None]
+    steps = step * xp.where(ahead, index, count - 1 - index).astype(xp.float32)
     if not numpy:
         steps = jax.lax.reduce_precision(steps, exponent_bits=8, mantissa_bits=23)
-    return xp.trunc(xp.where(ahead[None, None], first + steps, last - steps)).astype(xp.int32)
+    return xp.trunc(xp.where(ahead, first + steps, last - steps)).astype(xp.int32)
 
 
 def _listed(at: Places, positions: Int[Array, "b M"], valid: Bool[Array, "b M"]) -> Candidates:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jattn import core
+from jattn.attention.base import Inputs
+from jattn.attention.convnn_candidates import Candidates, Places
 from jattn.core.dense import softmax
 from jattn.types import Array, Bool, Float, Int, Tokens
 
@@ -34,6 +36,41 @@ class Neighbours(NamedTuple):
     index: Int[Array, "B H T n"]
     nearness: Float[Array, "B H T n"]
     found: Bool[Array, "B H T n"]
+
+    def at(self, slot: Int[Array, "b M"]) -> "Neighbours":
+        """The same with the candidates' slots as indices."""
+        slot = jnp.broadcast_to(slot, (self.index.shape[0], slot.shape[1]))
+        return self._replace(index=jax.vmap(lambda slot, index: slot[index])(slot, self.index))
+
+
+def pairs(
+    inputs: Inputs,
+    at: Places,
+    chosen: Candidates | None,
+    k: Float[Array, "B H T D"],
+    q: Float[Array, "B H M D"],
+    score: Any,
+    *,
+    causal: bool,
+    hides_own: bool,
+) -> Pairs:
+    """Which candidates may become neighbours of which tokens; `hides_own`: none of itself."""
+    slot = jnp.arange(q.shape[2])[None] if chosen is None else chosen.slot
+    rows = {"features": k, "place": (inputs.offset + jnp.arange(k.shape[2]))[None, None]}
+    columns = {"features": q, "place": slot[:, None]}
+    masks = [*([core.NotAfter()] if causal else []), *([core.NotOwn()] if hides_own else [])]
+    valid = at.real if chosen is None else chosen.valid
+    if valid is not None:
+        columns["valid"] = valid[:, None]
+        masks.append(core.Padding())
+    if inputs.key_mask is not None and inputs.key_mask.dtype != jnp.bool_:
+        rows["segment"] = inputs.query_mask[:, None]
+        columns["segment"] = at_slots(inputs.key_mask[:, None], slot)
+        masks.append(core.Segments())
+    if inputs.pair_mask is not None:
+        rows["allowed"] = at_slots(inputs.pair_mask.swapaxes(2, 3), slot).swapaxes(2, 3)
+        masks.append(core.Allowed())
+    return Pairs(rows, columns, score, core.All(tuple(masks)) if masks else None)
 
 
 def scored(magnitude: Magnitude, k: Array, q: Array, scale: float) -> tuple[Array, Array, Any]:
@@ -75,17 +112,48 @@ def released(pairs: Pairs, count: int, magnitude: Magnitude, *, sampled: bool) -
     return Neighbours(index, jnp.take_along_axis(values, index, -1), found)
 
 
-def weighed(
-    magnitude: Magnitude, nearness: Float[Array, "B H T K"], found: Bool[Array, "B H T K"], *, normalise: bool
-) -> Float[Array, "B H T K"]:
+def with_own(inputs: Inputs, pairs: Pairs, others: Neighbours, magnitude: Magnitude) -> Neighbours:
+    """Each token as its own first neighbour, where it is a real one, at similarity 1 or distance 1."""
+    real = jnp.ones((1, 1, 1), bool)
+    if inputs.query_mask is not None:
+        real = (inputs.query_mask != 0)[:, None]
+    if inputs.pair_mask is not None:
+        real = jnp.diagonal(inputs.pair_mask, axis1=2, axis2=3)
+    shape = (*others.index.shape[:3], 1)
+    own = pairs.rows["place"], jnp.full((1, 1, 1), -1.0 if magnitude == "euclidean" else 1.0), real
+    own = (jnp.broadcast_to(first[..., None], shape) for first in own)
+    return Neighbours(*(jnp.concatenate(both, 3) for both in zip(own, others, strict=True)))
+
+
+def weights(magnitude: Magnitude, best: Neighbours, *, normalise: bool) -> Float[Array, "B H T K"]:
     """Weights of the ranks; 0 where there is no neighbour."""
+    nearness, found = best.nearness, best.found
     if normalise:
         return softmax(jnp.where(found, nearness, -jnp.inf))[0]
-    weights = 1 / (_SMALL - nearness) if magnitude == "euclidean" else nearness
-    return jnp.where(found, weights, 0.0)
+    return jnp.where(found, 1 / (_SMALL - nearness) if magnitude == "euclidean" else nearness, 0.0)
 
 
-def coordinate(position: Int[Array, "b n"], length: Int[Array, "b m"]) -> Float[Array, "b n"]:
+def coordinates(
+    at: Places, chosen: Candidates | None, tokens: int, offset: Int[Array, ""] | int | None, *, by_rank: bool
+) -> tuple[Float[Array, "b T"], Float[Array, "b M"], Float[Array, "b S"]]:
+    """Coordinates of the tokens, of the candidates and of all slots.
+
+    offset: the slot of the first token; None = the tokens are another sequence than the slots.
+    by_rank: a sampled candidate has its rank among the candidates as position, as in the released code.
+    """
+    of_slots = _coordinate(at.position, at.length)
+    if offset is None:
+        of_tokens = _coordinate(jnp.arange(tokens)[None], tokens)
+    else:
+        of_tokens = jax.lax.dynamic_slice_in_dim(of_slots, offset, tokens, axis=1)
+    if chosen is None:
+        return of_tokens, of_slots, of_slots
+    ranks = chosen.slot.shape[1]
+    of_ranks = _coordinate(jnp.arange(ranks)[None], ranks)
+    return of_tokens, of_ranks if by_rank else at_slots(of_slots[:, None], chosen.slot)[:, 0], of_slots
+
+
+def _coordinate(position: Int[Array, "b n"], length: Int[Array, "b m"] | int) -> Float[Array, "b n"]:
     """Positions 0 to length - 1 as -1 to 1."""
     return 2 * position / jnp.maximum(length - 1, 1) - 1.0
 

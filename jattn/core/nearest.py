@@ -94,10 +94,10 @@ def score_matrix(
 def best(values: Float[Array, "*B S"], count: int) -> tuple[Int[Array, "*B n"], Bool[Array, "*B n"]]:
     """Indices of the `count` largest values, largest first, and whether each is above -inf.
 
-    NaN and what overflowed come last, but before -inf, which means "no such pair": `top_k` itself would take NaN first.
+    NaN comes last, but before -inf, which means "no such pair": `top_k` itself would take it first.
     """
     lowest = jnp.finfo(values.dtype).min
-    values = jnp.where(values == -jnp.inf, -jnp.inf, jnp.nan_to_num(values, nan=lowest, neginf=lowest))
+    values = jnp.where((values > lowest) | (values == -jnp.inf), values, lowest)
     missing = max(count - values.shape[-1], 0)
     values, index = jax.lax.top_k(values, count - missing)
     widths = [(0, 0)] * (values.ndim - 1) + [(0, missing)]
@@ -108,10 +108,11 @@ def _by_blocks(call: Call, count: int) -> Nearest:
     rows_only = blocks.grid(call.queries, call.keys)
     grid = blocks.Grid(call.queries, call.keys, rows_only.query_block, max(call.keys, 1))
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
+    all_keys = jnp.zeros((), jnp.int32)  # index of the one block of keys
 
     def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, (k, _) = view.queries(i), view.keys(0)
-        values = view.logits(view.scores(call.score, q, k, i, 0), q, k, i, 0)
+        q, (k, _) = view.queries(i), view.keys(all_keys)
+        values = view.logits(view.scores(call.score, q, k, i, all_keys), q, k, i, all_keys)
         return blocks.written(rows, best(values, count), i * grid.query_block)
 
     shape = (*call.heads, grid.query_blocks * grid.query_block, count)

@@ -76,7 +76,7 @@ def test_patterns_of_all_pairs_are_softmax_attention(fields):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize(("context", "summaries"), [(5, 1), (32, 2), (128, 8)])
+@pytest.mark.parametrize(("context", "summaries"), [(5, 1), (31, 1), (32, 2), (128, 8)])
 def test_a_sixteenth_of_a_block_are_summaries_unless_said(context, summaries):
     by_default, said, more = (
         SparseAttention(H, mode="fixed", context=context, summary=c).cost(512, width=12)

@@ -12,8 +12,8 @@ from optax.contrib import MuonDimensionNumbers
 
 from jattn.types import PyTree
 
-OUTPUT_PROJECTIONS = ("out",)
-"""Modules whose kernel is (H, D, C): heads are merged, so all axes but the last are inputs."""
+OUTPUT_PROJECTIONS = ("out", "conv")
+"""Modules all of whose kernel's axes but the last are inputs: heads are merged (H, D, C), taps are summed (k, D, D)."""
 
 
 def path_name(path: tuple) -> str:
@@ -35,9 +35,9 @@ def kernels(params: PyTree) -> PyTree:
 def matrix_axes(path: tuple, kernel: jax.Array) -> MuonDimensionNumbers:
     """Which axes of a kernel are the rows (inputs) and which the columns (outputs) of its matrix.
 
-    (C, F): rows C.  (C, H, D), a projection to heads: rows C, columns H D.  (H, D, C), the projection back
-    (of a module named in `OUTPUT_PROJECTIONS`), and convolutions (..., inputs, outputs): columns are the last
-    axis.
+    (C, F): rows C.  (C, H, D), a projection to heads: rows C, columns H D.  (H, D, C), the projection back, and
+    convolutions over tokens or ranks (both of modules named in `OUTPUT_PROJECTIONS`), and over pictures (..., inputs,
+    outputs): columns are the last axis.
     """
     axes = tuple(range(kernel.ndim))
     module = path_name(path).split("/")[-2:][0]

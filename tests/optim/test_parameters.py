@@ -8,6 +8,7 @@ PARAMS = {
         "attention": {
             "query": {"kernel": jnp.zeros((5, 2, 3)), "bias": jnp.zeros((2, 3))},
             "out": {"kernel": jnp.zeros((2, 3, 5)), "bias": jnp.zeros(5)},
+            "conv": {"kernel": jnp.zeros((9, 3, 3))},
             "score": {"hidden_kernel": jnp.zeros((3, 7))},
         },
         "norm": {"scale": jnp.zeros(5)},
@@ -23,6 +24,7 @@ def test_kernels_are_known_by_their_names():
     assert found == {
         "block_0/attention/query/kernel",
         "block_0/attention/out/kernel",
+        "block_0/attention/conv/kernel",
         "block_0/attention/score/hidden_kernel",
         "patch/kernel",
     }
@@ -34,5 +36,6 @@ def test_matrices_have_inputs_as_rows():
     }
     assert shapes["block_0/attention/query/kernel"] == (5, 6)
     assert shapes["block_0/attention/out/kernel"] == (6, 5)
+    assert shapes["block_0/attention/conv/kernel"] == (27, 3)
     assert shapes["block_0/attention/score/hidden_kernel"] == (3, 7)
     assert shapes["patch/kernel"] == (16, 5)

@@ -33,8 +33,10 @@ from jattn.core import blocks
 from jattn.errors import UserError
 from jattn.types import Array, AttentionMask, DTypeLike, Float
 
-_SPAN = 8  # FLOPs a pair and head on the dense path
-_WAVE, _HARMONIC = 10, 3
+# FLOPs of the masks at a lag of a head, shared by the examples, counted as often as XLA computes them: it does so anew
+# for the maximum and for the numerators. Even harmonics cost nothing.
+_SPAN, _CAUSAL, _WAVE, _HARMONIC = 16, 3, 27, 9
+_ADDED = 2  # FLOPs a pair: the addition of the logarithm of the masks, twice too
 
 
 @jax.tree_util.register_dataclass
@@ -193,14 +195,15 @@ class AdaptiveSpanAttention(Attention):
         S = T if S is None else S
         H, D = self.num_heads, self.head_size(width)
         sizes = {"batch": batch, "heads": H, "key_heads": H, "features": (D, D), "values": D}
-        pairs = cost.attention(T, S, **sizes, score=2 * D + 1, causal=self.causal, dtype_bytes=dtype_bytes)
+        pairs = cost.attention(T, S, **sizes, score=2 * D + 1 + _ADDED, causal=False, dtype_bytes=dtype_bytes)
         lags = T * S
         if reach is not None:
             grid = blocks.grid(T, S)
             computed = self._visited(T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
             pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (T * S))
             lags = grid.lags
-        masks = lags * H * (_SPAN + self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2)))
+        wave = self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2))
+        masks = lags * H * (_SPAN + _CAUSAL * self.causal + wave)
         total = pairs + cost.Cost(H * (3 if self.periodic else 1), masks, 0)
         for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)

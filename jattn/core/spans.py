@@ -25,7 +25,7 @@ class SoftSpan(Bias):
     """
 
     span: Float[Array, " H"]
-    softness: float = dataclasses.field(default=32.0, metadata={"static": True})
+    softness: float | int = dataclasses.field(default=32.0, metadata={"static": True})
 
     def __call__(self, lag: Int[Array, "..."]) -> Float[Array, "H ..."]:
         """log m of the distance."""
@@ -55,10 +55,8 @@ class TriangleWave(Bias):
         """log m of the distance."""
         period, ratio = _by_head(self.period, lag), _by_head(self.ratio, lag)
         distance = _distance(lag, period)
-        # The remainder keeps the phase of long distances exact. The derivative is that of distance / period: that of
-        # a remainder is off by a whole period where the quotient rounds across an integer.
-        turns = distance / period
-        turns = jax.lax.stop_gradient(jnp.fmod(distance, period) / period) + (turns - jax.lax.stop_gradient(turns))
+        # Of the exact remainder, so that the phase of long distances does not suffer from rounding.
+        turns = jnp.fmod(distance, period) / period
         wave = sum(jnp.cos(2 * math.pi * k * turns) / k**2 for k in range(1, self.harmonics + 1, 2))
         return _log_mask(2 / math.pi**2 * period * wave + 0.5 + period * ratio)
 

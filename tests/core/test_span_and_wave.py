@@ -1,0 +1,179 @@
+"""Soft spans and triangle waves: closed forms, NumPy from the equations, gradients, and what a span saves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jattn.core import Causal, SoftSpan, TriangleWave, attend
+from jattn.core.blocks import grid, key_blocks_of, visited
+from tests.core.cases import cast, tokens
+from tests.core.span_masks import log_mask, span_mask, triangle_mask
+
+
+def masked(bias, distances):
+    """The mask itself."""
+    return np.exp(bias(jnp.asarray(distances)))
+
+
+def test_a_span_of_2_softened_over_4_tokens():
+    found = masked(SoftSpan(jnp.asarray([2.0]), 4), range(9))
+    np.testing.assert_allclose(found, [[1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]], rtol=1e-6)
+
+
+def test_a_wave_of_many_harmonics_is_a_triangle():
+    """Of period 8 it falls from 2 to -2 in four tokens; half a token, and the ratio's 8 / 16, lift it."""
+    level = masked(TriangleWave(jnp.asarray([8.0]), jnp.zeros(1), 999), range(13))
+    np.testing.assert_allclose(level, [[1, 1, 0.5, 0, 0, 0, 0.5, 1, 1, 1, 0.5, 0, 0]], atol=1e-3)
+    lifted = masked(TriangleWave(jnp.asarray([8.0]), jnp.asarray([1 / 16]), 999), range(9))
+    np.testing.assert_allclose(lifted, [[1, 1, 1, 0, 0, 0, 1, 1, 1]], atol=1e-2)
+
+
+def test_only_odd_harmonics_count():
+    def wave(harmonics):
+        return TriangleWave(jnp.asarray([7.3]), jnp.zeros(1), harmonics)(jnp.arange(5))
+
+    np.testing.assert_array_equal(wave(5), wave(6))
+    assert not np.allclose(wave(5), wave(7), atol=1e-3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("distances", [range(100), range(30_000, 30_100)], ids=["near", "far"])
+def test_masks_are_those_of_the_equation(distances, sign):
+    spans, softness = np.float32([0.3, 7.0, 61.25, 29_999.5, 1e6]), 32
+    periods, ratios = np.float32([2.01, 3.7, 8, 16, 64.3]), np.float32([-0.24, 0.1, 0, 0.24, -0.1])
+    lag = sign * jnp.asarray(distances)
+    span, wave = SoftSpan(jnp.asarray(spans), softness), TriangleWave(jnp.asarray(periods), jnp.asarray(ratios))
+    expected = span_mask(spans, softness, distances), triangle_mask(periods, ratios, 5, distances)
+    np.testing.assert_allclose(np.exp(span(lag)), expected[0], atol=2e-5)
+    np.testing.assert_allclose(np.exp(wave(lag)), expected[1], atol=2e-5)
+    with jax.enable_x64(True):
+        span, wave = SoftSpan(jnp.asarray(spans, float), softness), TriangleWave(*map(jnp.float64, (periods, ratios)))
+        np.testing.assert_allclose((span + wave)(lag), log_mask(*expected), atol=1e-9)
+
+
+def test_a_mask_of_a_millionth_is_none():
+    found = SoftSpan(jnp.zeros(1), 2.0**20)(jnp.asarray([2**20 - 2, 2**20 - 1, 2**20]))
+    np.testing.assert_allclose(found, [[np.log(2 / 2**20), -np.inf, -np.inf]], rtol=1e-6)
+
+
+def slopes(make, distance, *parameters):
+    """The mask's derivatives with respect to the parameters."""
+
+    def value(*parameters):
+        return make(*(parameter[None] for parameter in parameters))(jnp.asarray(distance))[0]
+
+    return jax.grad(value, range(len(parameters)))(*parameters)
+
+
+def test_gradients_at_the_corners_of_the_ramp_are_those_of_torchs_clamp():
+    """It passes the gradient at equality, where `jnp.clip` halves it. Of a new layer, distance = z is such a corner."""
+
+    def slope(distance):
+        return slopes(lambda span: SoftSpan(span, 4), distance, 6.0)[0]
+
+    np.testing.assert_allclose([slope(5), slope(6), slope(7), slope(9)], [0, 1 / 4, 1 / 3, 1], rtol=1e-6)
+    np.testing.assert_array_equal([slope(10), slope(11), slope(1000)], 0.0)
+    assert jax.grad(lambda z: jnp.clip((4 - 6 + z) / 4, 0, 1))(6.0) == 1 / 8
+
+
+def test_gradients_of_the_wave_are_differences_of_the_equation():
+    cases = [(7.3, 0.05, 2), (7.3, 0.05, 5), (15.9, -0.06, 3), (7.3, 0.05, 65111), (2.9, -0.1, 65111)]
+    step = 1e-7
+    with jax.enable_x64(True):
+        for period, ratio, distance in cases:
+            found = slopes(TriangleWave, distance, period, ratio)
+            mask = triangle_mask(period, ratio, 5, distance).item()
+            assert 0.01 < mask < 0.99, "this case is flat"
+            for slope, moved in zip(found, [(step, 0), (0, step)], strict=True):
+                up, down = (
+                    triangle_mask(period + s * moved[0], ratio + s * moved[1], 5, distance).item() for s in (1, -1)
+                )
+                assert slope == pytest.approx((np.log(up) - np.log(down)) / (2 * step), rel=1e-4), (period, distance)
+
+
+def test_what_is_masked_has_a_gradient_of_zero():
+    """Neither inf - inf nor 0 * inf: all pairs of a block, most of them masked, one of each row at most in sight."""
+    call = cast(tokens(queries=37, keys=37), jnp.float32)
+
+    def loss(span, period, ratio, implementation):
+        bias = Causal() + SoftSpan(span, 2) + TriangleWave(period, ratio)
+        return (attend(**call, bias=bias, implementation=implementation)[0] ** 2).sum()
+
+    for implementation in ("blockwise", "dense"):
+        gradients = jax.grad(loss, (0, 1, 2))(jnp.full(6, -3.0), jnp.full(6, 40.0), jnp.full(6, -0.25), implementation)
+        np.testing.assert_array_equal(gradients, np.zeros((3, 6)))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_of_spans_and_waves_are_those_of_dense_attention(causal):
+    with jax.enable_x64(True):
+        call = tokens()
+        parameters = jnp.linspace(3.3, 171.7, 6), jnp.linspace(2.1, 9.7, 6), jnp.linspace(-0.2, 0.2, 6)
+
+        def outputs(q, k, v, span, period, ratio, implementation):
+            bias = SoftSpan(span, 23.0) + TriangleWave(period, ratio)
+            bias = Causal() + bias if causal else bias
+            return attend(q, k, v, bias=bias, offset=131, implementation=implementation)
+
+        def both(implementation):
+            found, pull = jax.vjp(lambda *x: outputs(*x, implementation), *call.values(), *parameters)
+            return found, pull(jax.tree.map(jnp.cos, found))
+
+        jax.tree.map(
+            lambda found, expected: np.testing.assert_allclose(found, expected, atol=1e-10),
+            *map(both, ("blockwise", "dense")),
+        )
+        assert all(np.all(gradient != 0) for gradient in both("blockwise")[1][-3:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 3000, width=32), st.floats(0.5, 64, width=32))
+def test_reach_holds_every_key_in_sight(span, softness):
+    bias = SoftSpan(jnp.asarray([span], jnp.float32), softness)
+    distances = np.arange(3100)
+    lo, hi = bias.reach()
+    seen = np.asarray(bias(jnp.asarray(distances)))[0] > -np.inf
+    assert not seen[distances > hi.item()].any()
+    assert lo == -hi
+    assert seen[distances < hi.item() - 1e-5 * softness - 1e-3].all()
+
+
+def test_fewer_blocks_are_visited_as_the_span_shrinks_by_the_same_program():
+    """Keys out of reach are NaN: a program that touched them would say so."""
+    call = cast(tokens(queries=93), jnp.float32)  # keys 0 to 282 in blocks of 95, queries from 190 on
+    traces = []
+
+    @jax.jit
+    def train(call, span):
+        traces.append(span)
+
+        def loss(q, span):
+            out, _ = attend(**{**call, "q": q}, bias=Causal() + SoftSpan(span, 16), offset=190)
+            return (out**2).sum(), out
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(call["q"], span)
+
+    poisoned = {**call} | {name: call[name].at[:, :, :95].set(jnp.nan) for name in "kv"}
+    blocks = []
+    for longest in (283.0, 150.0, 79.0, 78.0, 3.0):
+        span = jnp.linspace(1.0, longest, 6)
+        expected, found = train(call, span), train(poisoned, span)
+        blocks.append(visited(grid(93, 283), (Causal() + SoftSpan(span, 16)).reach(), offset=190).item())
+        assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), expected))
+        if blocks[-1] == 3:
+            assert np.isnan(found[0][1]).any()
+        else:
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert blocks == [3, 3, 2, 2, 2]
+    assert len(traces) == 1
+
+
+def test_visited_blocks_are_counted():
+    for queries, keys, reach in ((283, 149, (0, None)), (283, 283, (-40, 40)), (149, 283, (None, None))):
+        g = grid(queries, keys)
+        lo, hi = (jnp.int32(far if end is None else end) for end, far in zip(reach, (-999, 999), strict=True))
+        spans = [key_blocks_of(g, jnp.int32(i), jnp.int32(0), (lo, hi)) for i in range(g.query_blocks)]
+        assert visited(g, reach) == sum(stop.item() - start.item() for start, stop in spans)

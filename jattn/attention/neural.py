@@ -176,8 +176,8 @@ class NeuralAttention(Attention):
         P, hidden = self.network_sizes(D)
         layers = list(zip(hidden, (*hidden[1:], 1), strict=True))
         # Per pair a sum and a ReLU for each unit of the first layer, then products, sums and a ReLU, the last without.
-        # XLA keeps no scores that are elementwise: it computes them for the maximum and again for the exponentials.
-        score = 2 * (2 * hidden[0] + sum(outputs * (2 * inputs + 1) for inputs, outputs in layers) - 1)
+        # Compiled, an elementwise score may cost more: XLA is free to compute it for every use anew.
+        score = 2 * hidden[0] + sum(outputs * (2 * inputs + 1) for inputs, outputs in layers) - 1
         total = cost.attention(
             T,
             S,

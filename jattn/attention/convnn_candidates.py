@@ -133,7 +133,7 @@ def spaced(length: Int[Array, "b s"], count: int, padding: int, *, numpy: bool =
     return xp.trunc(xp.where(ahead, first + steps, last - steps)).astype(xp.int32)
 
 
-def _listed(at: Places, positions: Int[Array, "b M"], valid: Bool[Array, "b M"]) -> Candidates:
+def _listed(at: Places, positions: Int[Array, "_ M"], valid: Bool[Array, "_ M"]) -> Candidates:
     """Candidates by position, where slots are positions."""
     slots = at.position.shape[1]
     slot = jnp.clip(positions, 0, slots - 1)

@@ -14,7 +14,7 @@ Kind = Literal["standard", "depthwise", "depthwise-separable"]
 
 # The source's initialisers: torch's uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)), and ones for the depthwise kernel.
 _UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1), out_axis=2)
-_UNIFORM_DEPTHWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
+_UNIFORM_DEPTHWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=(), batch_axis=1)
 _UNIFORM_POINTWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 

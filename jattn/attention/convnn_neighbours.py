@@ -135,7 +135,7 @@ def weights(magnitude: Magnitude, best: Neighbours, *, normalise: bool) -> Float
 
 def coordinates(
     at: Places, chosen: Candidates | None, tokens: int, offset: Int[Array, ""] | int | None, *, by_rank: bool
-) -> tuple[Float[Array, "b T"], Float[Array, "b M"], Float[Array, "b S"]]:
+) -> tuple[Float[Array, "_ T"], Float[Array, "_ M"], Float[Array, "_ S"]]:
     """Coordinates of the tokens, of the candidates and of all slots.
 
     offset: the slot of the first token; None = the tokens are another sequence than the slots.
@@ -153,7 +153,7 @@ def coordinates(
     return of_tokens, of_ranks if by_rank else at_slots(of_slots[:, None], chosen.slot)[:, 0], of_slots
 
 
-def _coordinate(position: Int[Array, "b n"], length: Int[Array, "b m"] | int) -> Float[Array, "b n"]:
+def _coordinate(position: Int[Array, "_ n"], length: Int[Array, "_ _"] | int) -> Float[Array, "_ n"]:
     """Positions 0 to length - 1 as -1 to 1."""
     return 2 * position / jnp.maximum(length - 1, 1) - 1.0
 

@@ -1,0 +1,465 @@
+"""ConvNN attention against its equation in NumPy float64, its limits, and where it differs from the released code."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from jattn.attention import ConvNNAttention, SoftmaxAttention
+from jattn.attention.mechanism import mechanism
+from jattn.errors import UserError
+from tests.attention.convnn_oracle import oracle
+
+B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
+
+
+def tokens(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def random_variables(module, x, context=None):
+    """Variables of the shapes that `init` would make, all of them random."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+
+
+# Fields, candidates, what kind of mask, cross-attention. Candidates of an example; None = all tokens.
+CALLS = {
+    "all": ({}, None, None, False),
+    "causal": ({"causal": True, "K": 4}, None, None, False),
+    "more neighbours than tokens": ({"K": 9, "convolution_type": "standard", "causal": True}, None, "padding", False),
+    "cosine": ({"magnitude_type": "cosine", "softmax_topk_val": False}, None, "padding", False),
+    "euclidean": ({"magnitude_type": "euclidean", "convolution_type": "standard"}, None, None, False),
+    "inverse distances": (
+        {"magnitude_type": "euclidean", "softmax_topk_val": False, "convolution_type": "depthwise-separable"},
+        None,
+        "pairs",
+        False,
+    ),
+    "coordinates": ({"coordinate_encoding": True, "convolution_type": "standard"}, None, None, False),
+    "coordinates, depthwise": ({"coordinate_encoding": True, "magnitude_type": "cosine"}, None, "padding", False),
+    "causal coordinates": (
+        {"coordinate_encoding": True, "causal": True, "max_length": 19, "convolution_type": "depthwise-separable"},
+        None,
+        None,
+        False,
+    ),
+    "given": ({"sampling_type": "random", "candidates": (5, 0, 2, 5)}, (0, 2, 5), None, False),
+    "given, padding": ({"sampling_type": "random", "candidates": (5, 0, 2, 6)}, (0, 2, 5, 6), "padding", False),
+    "given, pairs": ({"sampling_type": "random", "candidates": (1, 4, 6), "K": 2}, (1, 4, 6), "pairs", False),
+    "given, causal": (
+        {"sampling_type": "random", "candidates": (1, 4, 9), "causal": True, "softmax_topk_val": False},
+        (1, 4),
+        None,
+        False,
+    ),
+    "spatial": ({"sampling_type": "spatial", "num_samples": 4, "sample_padding": 1}, (1, 2, 3, 5), None, False),
+    "spatial, euclidean": (
+        {
+            "sampling_type": "spatial",
+            "num_samples": 4,
+            "magnitude_type": "euclidean",
+            "softmax_topk_val": False,
+            "coordinate_encoding": True,
+            "convolution_type": "standard",
+        },
+        (0, 2, 4, 6),
+        None,
+        False,
+    ),
+    "spatial, causal": (
+        {"sampling_type": "spatial", "num_samples": 7, "max_length": 19, "causal": True, "coordinate_encoding": True},
+        (0, 3, 6),
+        None,
+        False,
+    ),
+    "one neighbour": ({"sampling_type": "random", "K": 1, "candidates": (5, 2)}, (2, 5), None, False),
+    "context": ({"K": 4, "coordinate_encoding": True, "convolution_type": "standard"}, None, "padding", True),
+    "context, spatial": ({"sampling_type": "spatial", "num_samples": 4}, (0, 3, 6, 10), None, True),
+}
+
+
+@functools.cache
+def arguments(call):
+    """Module, variables, x, mask, context and allowed pairs (B, H, T, S) of a call."""
+    fields, _, kind, crossed = CALLS[call]
+    module = ConvNNAttention(num_heads=H, head_dim=D, **({"K": 3} | fields))
+    x, context = tokens(B, T, C), tokens(B, S, C, seed=1) if crossed else None
+    keys = S if crossed else T
+    mask, allowed = None, np.ones((B, H, T, keys), bool)
+    if kind == "padding":
+        mask = np.arange(keys) != np.array([[keys - 1], [3]])
+        allowed = allowed & mask[:, None, None]
+    if kind == "pairs":
+        mask = allowed = np.random.default_rng(5).random((B, H, T, keys)) < 0.6
+    if module.causal:
+        allowed = allowed & np.tril(np.ones((T, keys), bool))
+    variables = random_variables(module, x, context)
+    return module, variables, x, None if mask is None else jnp.asarray(mask), context, allowed
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_output_weights_and_energy_are_those_of_the_equation(call):
+    module, variables, x, mask, context, allowed = arguments(call)
+    chosen, crossed = CALLS[call][1], CALLS[call][3]
+    keys = x if context is None else context
+    lengths = [keys.shape[1]] * B
+    if mask is not None and mask.ndim == 2:
+        lengths = [int(np.flatnonzero(row)[-1]) + 1 for row in np.asarray(mask)]
+    if module.causal and module.max_length:
+        lengths = [module.max_length] * B
+    expected = oracle(module, variables["params"], x, keys, allowed, chosen, lengths, crossed=crossed)
+
+    @jax.jit
+    def run(variables, x, mask, context):
+        found = module.apply(variables, x, mask, context=context, method="weights")
+        return *module.apply(variables, x, mask, context=context, mutable=["energies", "intermediates"]), found
+
+    y, sown, found = run(variables, x, mask, context)
+    np.testing.assert_allclose(y, expected.y, atol=5e-5, rtol=2e-4)
+    np.testing.assert_allclose(found, expected.weights, atol=5e-5, rtol=2e-4)
+    np.testing.assert_array_equal(sown["intermediates"]["weights"][0], found)
+    real = np.ones((B, T), bool) if mask is None or mask.ndim > 2 or crossed else np.asarray(mask)
+    np.testing.assert_allclose(sown["energies"]["energy"][0], expected.energy(real), rtol=1e-4, atol=1e-6)
+    statistics = sown["intermediates"]["statistics"][0]
+    np.testing.assert_allclose(statistics.distance, expected.distance, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(statistics.largest, expected.largest, atol=1e-5)
+
+
+def pull(module, variables, x, context=None):
+    """Output, and gradients with respect to parameters and x."""
+
+    def loss(params, x):
+        y = module.apply({"params": params}, x, context=context)
+        return jnp.sum(y * tokens(*y.shape, seed=9)), y
+
+    (_, y), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+    return y, gradients
+
+
+@pytest.mark.parametrize("magnitude", ["matmul", "cosine", "euclidean"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_gathered_gradients_are_those_of_the_whole_matrix(magnitude, sampled):
+    fields = {"magnitude_type": magnitude, "K": 3, "head_dim": D}
+    if sampled:
+        fields |= {"sampling_type": "random", "candidates": (1, 4, 5, 8), "softmax_topk_val": False}
+    module, x, context = ConvNNAttention(**fields), tokens(B, T, C), tokens(B, S, C, seed=1) if sampled else None
+    variables = random_variables(module, x, context)
+    ours, theirs = (pull(module.clone(as_published=p), variables, x, context) for p in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), ours, theirs)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_with_all_tokens_as_neighbours_it_is_softmax_attention_with_keys_and_queries_swapped(causal):
+    x = tokens(B, T, C)
+    ours = ConvNNAttention(num_heads=H, head_dim=D, K=T, causal=causal)
+    params = random_variables(ours, x)["params"]
+    params["conv"]["kernel"] = jnp.ones((T, D))
+    theirs = SoftmaxAttention(num_heads=H, head_dim=D, causal=causal)
+    swapped = {name: params[other] for name, other in zip(("query", "key"), ("key", "query"), strict=True)}
+    swapped |= {name: params[name] for name in ("value", "out")}
+    (y, found), (expected, weights) = (
+        jax.jit(lambda x, m=m, p=p: (m.apply({"params": p}, x), m.apply({"params": p}, x, method="weights")))(x)
+        for m, p in ((ours, params), (theirs, swapped))
+    )
+    np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(found, weights * D**0.5, atol=1e-5)
+
+
+def tiny(**fields):
+    """The call of one head of two features whose projections are identities, and its variables."""
+    module = ConvNNAttention(use_bias=False, **fields)
+    eye = jnp.eye(2)
+    params = {name: {"kernel": eye[:, None]} for name in ("query", "key", "value")}
+    params |= {"out": {"kernel": eye[None]}, "conv": {"kernel": jnp.ones((module.K, 2))}}
+    return functools.partial(module.apply, {"params": params}), params
+
+
+def test_missing_neighbours_weigh_nothing():
+    call, _ = tiny(K=3, causal=True, magnitude_type="euclidean")
+    x = jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
+    # Token 0 has itself only; token 1 itself at distance 0 and token 0 at distance 5.
+    far = np.exp(-5) / (1 + np.exp(-5))
+    np.testing.assert_allclose(call(x), [[0, 0], [3 * (1 - far), 4 * (1 - far)]], atol=1e-6)
+    np.testing.assert_array_equal(call(x, jnp.zeros(2, bool)), jnp.zeros((2, 2)))
+
+
+def test_ranks_are_convolved_nearest_first():
+    call, params = tiny(K=2, softmax_topk_val=False, magnitude_type="cosine")
+    params["conv"]["kernel"] = jnp.asarray([[10.0, 10.0], [1.0, 1.0]])
+    # Cosines: of token 0 with itself 1, with 1: 0.6, with 2: 0.
+    x = jnp.asarray([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    np.testing.assert_allclose(call(x)[0], 10 * x[0] + 0.6 * x[1], rtol=1e-5)
+
+
+# What the released code does, and what the default does.
+
+
+def neighbourhood(module, x, t):
+    """Which tokens have an influence on the output of token t."""
+    variables = random_variables(module, x)
+    gradient = jax.grad(lambda x: jnp.sum(module.apply(variables, x)[0, t]))(x)
+    return np.flatnonzero(np.any(np.asarray(gradient[0]) != 0, -1)).tolist()
+
+
+def test_released_heads_are_merged_across_tokens():
+    x, only_itself = tokens(1, T, C), {"num_heads": H, "head_dim": D, "sampling_type": "random", "K": 1}
+    assert neighbourhood(ConvNNAttention(**only_itself), x, 2) == [2]
+    assert len(neighbourhood(ConvNNAttention(**only_itself, as_published=True), x, 2)) > 1
+    one_head = only_itself | {"num_heads": 1}
+    assert neighbourhood(ConvNNAttention(**one_head, as_published=True), x, 2) == [2]
+
+
+@pytest.mark.parametrize("magnitude", ["matmul", "euclidean"])
+def test_released_samples_count_a_token_twice(magnitude):
+    fields = {"magnitude_type": magnitude, "K": 3, "sampling_type": "random", "candidates": (0, 1, 2)}
+    fields["softmax_topk_val"] = False
+    # Similarities besides its own are below -0.1, distances above 1.1.
+    x = jnp.asarray([[2.0, 0.0], [-2.0, 3.0], [-1.0, -4.0]])
+    ours, theirs = (tiny(**fields, as_published=published)[0](x, method="weights") for published in (False, True))
+    own = 1 if magnitude == "matmul" else 1 / (1 + 1e-8)
+    again = -0.1 if magnitude == "matmul" else 1 / (1.1 + 1e-8)
+    np.testing.assert_allclose(jnp.diagonal(ours[0]), [own * 2**0.5] * 3, rtol=1e-5)
+    np.testing.assert_allclose(jnp.diagonal(theirs[0]), [(own + again) * 2**0.5] * 3, rtol=1e-5)
+
+
+def test_released_distances_of_zero_have_no_gradient():
+    x, fields = tokens(1, T, C), {"magnitude_type": "euclidean", "K": 3, "head_dim": D}
+    params = random_variables(ConvNNAttention(**fields), x)["params"]
+    params["key"] = params["query"]
+
+    def gradient(published):
+        module = ConvNNAttention(**fields, as_published=published)
+        return jax.grad(lambda x: jnp.sum(module.apply({"params": params}, x) ** 2))(x)
+
+    ours = gradient(False)
+    assert jnp.all(jnp.isfinite(ours))
+    assert jnp.any(ours != 0)
+    assert jnp.any(jnp.isnan(gradient(True)))
+
+
+def test_released_coordinates_of_candidates_are_ranks():
+    def energy(candidates, published):
+        fields = {"sampling_type": "random", "candidates": candidates, "convolution_type": "standard", "K": 2}
+        module = ConvNNAttention(head_dim=2, coordinate_encoding=True, as_published=published, **fields)
+        variables = jax.tree.map(jnp.zeros_like, random_variables(module, tokens(1, T, C)))
+        # With features of zero the similarity of token and candidate is the product of their coordinates.
+        return module.apply(variables, tokens(1, T, C), mutable=["energies"])[1]["energies"]["energy"][0] * 2**0.5
+
+    places = np.linspace(-1, 1, T)
+    others = [abs(places[t] * places[c]) for t in range(T) for c in (2, 3, 5) if t != c]
+    np.testing.assert_allclose(energy((2, 3, 5), False), np.mean(others), rtol=1e-5)
+    np.testing.assert_allclose(energy((2, 3, 5), True), np.mean(np.abs(np.outer(places, [-1, 0, 1]))), rtol=1e-5)
+
+
+def test_released_depthwise_convolutions_take_no_coordinates():
+    fields = {"coordinate_encoding": True, "convolution_type": "depthwise"}
+    assert ConvNNAttention(**fields).init(jax.random.key(0), tokens(T, C))["params"]["conv"]["kernel"].value.shape == (
+        9,
+        C,
+    )
+    with pytest.raises(UserError, match="the released ConvNN cannot give a depthwise convolution coordinates"):
+        ConvNNAttention(**fields, as_published=True)
+
+
+def test_released_random_candidates_are_drawn_in_evaluation_too():
+    x = tokens(1, 37, C)
+
+    def outputs(deterministic, **fields):
+        module = ConvNNAttention(sampling_type="random", num_samples=5, head_dim=D, **fields)
+        call = functools.partial(jax.jit(module.apply, static_argnames="deterministic"), random_variables(module, x))
+        return [call(x, deterministic=deterministic, rngs={"sampling": jax.random.key(seed)}) for seed in (0, 0, 1)]
+
+    one, same, other = outputs(deterministic=True)
+    assert jnp.array_equal(one, other)
+    for fields, deterministic in (({"as_published": True}, True), ({}, False)):
+        one, same, other = outputs(deterministic, **fields)
+        assert jnp.array_equal(one, same)
+        assert not jnp.allclose(one, other)
+
+
+def test_layers_draw_different_candidates_in_evaluation_and_their_weights_show_them():
+    class Two(nn.Module):
+        def setup(self):
+            self.layers = [ConvNNAttention(sampling_type="random", num_samples=3, K=3) for _ in range(2)]
+
+        def __call__(self, x):
+            return [layer(x) for layer in self.layers]
+
+        def weights(self, x):
+            return [layer.weights(x) for layer in self.layers]
+
+    x = tokens(37, C)
+    module = Two()
+    variables = module.init(jax.random.key(0), x)
+    _, sown = module.apply(variables, x, mutable=["intermediates"])
+    found = module.apply(variables, x, method="weights")
+    for i in range(2):
+        np.testing.assert_array_equal(sown["intermediates"][f"layers_{i}"]["weights"][0], found[i])
+    hit = [np.flatnonzero(np.sum(np.asarray(w[0]) != 0, 0) > 1) for w in found]
+    assert hit[0].tolist() != hit[1].tolist()
+
+
+# Everything else.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"sampling_type": "random", "num_samples": 17, "coordinate_encoding": True, "max_length": 79},
+        {"sampling_type": "spatial", "num_samples": 13, "max_length": 79, "magnitude_type": "euclidean"},
+        {"sampling_type": "random", "num_samples": 17},
+    ],
+)
+def test_sixty_four_decoded_tokens_are_those_of_the_full_pass(fields):
+    module = ConvNNAttention(causal=True, K=4, head_dim=D, **fields)
+    x = tokens(1, 64, C)
+    variables = random_variables(module, x)
+    reader = module.clone(decode=True)
+    cache = jax.jit(reader.init)(jax.random.key(0), x)["cache"]
+    step = jax.jit(lambda cache, x: reader.apply({**variables, "cache": cache}, x, mutable=["cache"]))
+    decoded = []
+    for t in range(64):
+        y, updated = step(cache, x[:, t : t + 1])
+        cache = updated["cache"]
+        decoded.append(y)
+    np.testing.assert_allclose(jnp.concatenate(decoded, 1), jax.jit(module.apply)(variables, x), atol=2e-5, rtol=1e-4)
+
+
+def test_causal_samples_do_not_depend_on_the_length_of_the_call():
+    fields = {"causal": True, "K": 3, "max_length": 41, "head_dim": D, "coordinate_encoding": True}
+    for kind in ("random", "spatial"):
+        module = ConvNNAttention(sampling_type=kind, num_samples=11, **fields)
+        x = tokens(1, 23, C)
+        variables = random_variables(module, x)
+        long, short = module.apply(variables, x), module.apply(variables, x[:, :T])
+        np.testing.assert_allclose(long[:, :T], short, atol=2e-5)
+
+
+def test_a_call_beyond_max_length_is_refused_where_it_matters():
+    module = ConvNNAttention(causal=True, sampling_type="spatial", num_samples=3, max_length=5)
+    with pytest.raises(UserError, match="7 tokens are more than max_length 5"):
+        module.init(jax.random.key(0), tokens(T, C))
+    for harmless in ({"sampling_type": "all"}, {"causal": False}):
+        module.clone(**harmless).init(jax.random.key(0), tokens(T, C))
+
+
+def test_one_head_unless_the_option_says_more():
+    assert mechanism("convnn", {}).module(num_heads=4).num_heads == 1
+    assert mechanism("convnn", {"num_heads": 2}).module(num_heads=4).num_heads == 2
+    assert mechanism("softmax", {}).module(num_heads=4).num_heads == 4
+
+
+def test_initial_convolutions_are_the_sources():
+    def kernels(kind):
+        module = ConvNNAttention(K=101, head_dim=11, convolution_type=kind)
+        return nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens(T, C)))["params"]["conv"]
+
+    assert jnp.all(kernels("depthwise")["kernel"] == 1)
+    for kind, name, inputs in (
+        ("standard", "kernel", 11 * 101),
+        ("depthwise-separable", "kernel", 101),
+        ("depthwise-separable", "pointwise", 11),
+    ):
+        values = kernels(kind)[name]
+        bound = inputs**-0.5
+        assert bool(jnp.all(jnp.abs(values) <= bound))
+        np.testing.assert_allclose(jnp.max(jnp.abs(values)), bound, rtol=0.05)
+        np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.15)
+
+
+def test_dropout_is_of_the_convolutions_output():
+    call, _ = tiny(K=2, sampling_type="random", candidates=(0,), softmax_topk_val=False, dropout_rate=0.5)
+    x = jnp.ones((512, 2)).at[0].set(0.0)
+    y = call(x, deterministic=False, rngs={"dropout": jax.random.key(0)})[1:]
+    assert set(np.unique(y).tolist()) == {0.0, 2.0}
+    np.testing.assert_allclose(y.mean(), 1.0, atol=5 / 1022**0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"K": 0}, "K is 0: a token needs at least 1 neighbour"),
+        (
+            {"sampling_type": "spatial", "num_samples": -1},
+            "num_samples is -1: sampling_type='spatial' needs at least 1",
+        ),
+        ({"sampling_type": "random", "num_samples": 0}, "num_samples is 0: sampling_type='random' needs at least 1"),
+        ({"sampling_type": "spatial", "num_samples": -1, "as_published": True}, "num_samples is -1"),
+        ({"sample_padding": -1}, "sample_padding is -1"),
+        ({"candidates": (1,)}, "candidates are those of a sample: set sampling_type"),
+        ({"sampling_type": "random", "candidates": (1, -1)}, r"candidates are \(1, -1\): give at least one position"),
+        ({"causal": True, "as_published": True}, "the released ConvNN has no causal form"),
+        ({"implementation": "dense"}, "no choice of implementation"),
+    ],
+)
+def test_impossible_options_are_refused_when_built(fields, says):
+    with pytest.raises(UserError, match=says):
+        ConvNNAttention(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"sampling_type": "some"}, "unknown sampling_type 'some'"),
+        ({"magnitude_type": "dot"}, "unknown magnitude_type 'dot'"),
+        ({"convolution_type": "depthwise_separable"}, "did you mean 'depthwise-separable'"),
+    ],
+)
+def test_unknown_kinds_are_refused_without_type_checks_too(fields, says):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(UserError, match=says):
+            ConvNNAttention(**fields)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+COSTS = [
+    {},
+    {"causal": True, "rotary": True},
+    {"magnitude_type": "cosine", "use_bias": False},
+    {"magnitude_type": "euclidean", "convolution_type": "standard", "K": 3},
+    {"sampling_type": "spatial", "num_samples": 16, "convolution_type": "depthwise-separable"},
+    {"sampling_type": "random", "num_samples": 16, "causal": True, "softmax_topk_val": False},
+    {"coordinate_encoding": True, "magnitude_type": "cosine", "convolution_type": "standard", "num_heads": 1},
+]
+
+
+@pytest.mark.parametrize("fields", COSTS)
+@pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 32), (32, 96, 64)])
+def test_cost_is_what_xla_counts(fields, queries, keys, width):
+    module = ConvNNAttention(**({"num_heads": 4} | fields))
+    x, context = (jax.ShapeDtypeStruct((2, n, width), jnp.float32) for n in (queries, keys))
+    context = None if queries == keys else context
+    variables = jax.eval_shape(lambda x, c: module.init(jax.random.key(0), x, context=c), x, context)
+    run = jax.jit(lambda variables, x, context: module.apply(variables, x, context=context))
+    counted = run.lower(variables, x, context).compile().cost_analysis()
+    cost = module.cost(queries, keys, width=width, batch=2)
+    assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert cost.flops == pytest.approx(counted["flops"], rel=0.05)
+    assert cost.bytes < counted["bytes accessed"]
+
+
+def sizes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from sizes(inner)
+
+
+@pytest.mark.parametrize("fields", [{"causal": True}, {"magnitude_type": "euclidean", "convolution_type": "standard"}])
+def test_no_matrix_is_built(fields):
+    length = 2048
+    module = ConvNNAttention(K=5, head_dim=D, **fields)
+    x = jax.ShapeDtypeStruct((1, length, C), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    step = jax.grad(lambda variables, x: jnp.sum(module.apply(variables, x)), (0, 1))
+    assert max(sizes(jax.make_jaxpr(step)(variables, x).jaxpr)) <= 128 * length  # one block of scores

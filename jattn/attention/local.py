@@ -70,7 +70,7 @@ class LocalAttention(Attention):
             raise UserError(f"window_size is {self.window_size}: it must be at least 1")
         if self.look_backward < 0 or self.forward < 0:
             raise UserError(
-                f"look_backward is {self.look_backward} and look_forward {self.look_forward}: neither can be negative"
+                f"look_backward is {self.look_backward} and look_forward {self.forward}: neither can be negative"
             )
         if self.causal and self.forward:
             raise UserError(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jattn import core
 from jattn.attention import cost
 from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs, with_riders
-from jattn.errors import UserError
+from jattn.errors import UserError, unknown
 from jattn.types import Array, AttentionMask, Float, Tokens
 
 _FAR = -1e3
@@ -76,7 +76,7 @@ class NaturalAttention(Attention):
         if self.head_mask is not None and len(self.head_mask) != self.num_heads:
             raise UserError(f"head_mask has {len(self.head_mask)} numbers: give one for each of {self.num_heads} heads")
         if self.energy_statistic not in ENERGIES:
-            raise UserError(f"energy_statistic {self.energy_statistic!r} is unknown: choose from {', '.join(ENERGIES)}")
+            raise unknown("energy_statistic", self.energy_statistic, ENERGIES)
         if not self.mask_value < 0:
             raise UserError(f"mask_value {self.mask_value} hides no pair: choose a number below 0, such as -1e4")
         super().__post_init__()

@@ -55,6 +55,8 @@ def test_statistics_equal_numpy(name):
         "distance": (weights * lag).sum(-1),
         "largest": weights.max(-1),
         "first": weights[..., 0],
+        "mean": np.where(allowed, scores, 0).sum(-1) / np.maximum(allowed.sum(-1), 1),
+        "square": np.where(allowed, np.square(scores), 0).sum(-1) / np.maximum(allowed.sum(-1), 1),
     }
     arguments = {name: part for name, part in call.items() if name != "v"}
     _, lse = attend(**call)

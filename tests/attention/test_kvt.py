@@ -170,11 +170,9 @@ def test_keys_that_tie_are_all_used():
 
 
 def test_scores_that_are_not_numbers_are_not_hidden():
-    module = KvtAttention(num_heads=H, head_dim=D, topk=2)
-    x = tokens(B, T, C).at[0, 3, 1].set(jnp.nan)
-    y = module.apply(random_variables(module, x), x)
-    assert np.isnan(y[0]).all()
-    assert np.isfinite(y[1]).all()
+    q = {"features": jnp.ones((1, 1)), "threshold": jnp.asarray([2.0])}
+    found = AtLeast(Dot(1.0))(q, jnp.asarray([[1.0], [jnp.nan], [3.0]]), jnp.arange(1), jnp.arange(3))
+    np.testing.assert_array_equal(found, [[-np.inf, np.nan, 3]])
 
 
 def test_double_precision_selects_in_double_precision():
@@ -214,7 +212,7 @@ def test_no_array_is_as_large_as_all_pairs():
     def largest(module):
         return largest_array(jax.make_jaxpr(functools.partial(train, module))(variables, x).jaxpr)
 
-    assert largest(module) <= 2 * 2048 * 2048 // 16
+    assert largest(module) <= 2 * 2048 * 2048 // 32
     assert largest(module.clone(implementation="dense")) >= 2 * 2048 * 2048
 
 

@@ -55,8 +55,7 @@ def over_queries(
     heads, batch = (max(leaf.shape[axis] for leaf in (*queries, *jax.tree.leaves(k))) for axis in (1, 0))
     no_values = jnp.zeros((batch, heads, queries[0].shape[2], 0))
     exchanged = {"score": Exchanged(score), "mask": None if mask is None else Exchanged(mask)}
+    # It is -inf for a key that no query may attend to: the mask hides the key's pairs, whatever their score.
     _, normaliser = attend(k, q, no_values, **exchanged, implementation=implementation)
-    # A key that no query may attend to has -inf; the mask hides its pairs, whatever their score.
-    normaliser = jnp.where(normaliser == -jnp.inf, 0.0, normaliser)
     k = k if isinstance(k, Mapping) else {"features": k}
     return {**k, "over_queries": normaliser}, OverQueries(score)

@@ -68,11 +68,12 @@ def places(
 
 def spatial(at: Places, count: int, padding: int) -> Candidates:
     """`count` positions at equal distances, `padding` left out at both ends; fewer where positions coincide."""
-    points = spaced(at.length, count, padding)  # b s M
+    points = _points(at, count, padding)
     if at.segment is not None:
-        return _members(at, jnp.any(points == at.position[..., None], -1))
+        inside = (points >= padding) & (points < at.length[..., None] - padding)
+        return _members(at, jnp.any(inside & (points == at.position[..., None]), -1))
     points = points[:, 0]
-    return _listed(at, points, (points >= 0) & (points < at.length) & _first(points))
+    return _listed(at, points, (points >= padding) & (points < at.length - padding) & _first(points))
 
 
 def random(at: Places, count: int, seed: Array | int) -> Candidates:
@@ -103,9 +104,8 @@ def given(at: Places, positions: tuple[int, ...], *, distinct: bool = True) -> C
 
 def released_spatial(at: Places, count: int, padding: int) -> Candidates:
     """The released code's positions, repeated where there are more than fit, counted from the end if below 0."""
-    slots = at.position.shape[1]
-    points = spaced(np.full((1, 1), slots), count, padding, numpy=True)[0, 0]
-    return given(at, tuple(np.where(points < 0, points + slots, points).tolist()), distinct=False)
+    points = _points(at, count, padding)[:, 0]
+    return _listed(at, jnp.where(points < 0, points + at.length, points), jnp.ones_like(points, bool))
 
 
 def released_random(at: Places, count: int, seed: Array | int) -> Candidates:
@@ -115,22 +115,27 @@ def released_random(at: Places, count: int, seed: Array | int) -> Candidates:
     return _listed(at, chosen, jnp.ones_like(chosen, bool))
 
 
-def spaced(length: Int[Array, "b s"], count: int, padding: int, *, numpy: bool = False) -> Int[Array, "b s M"]:
-    """linspace(padding, length - padding - 1, count) in float32, counted from both ends as torch does, truncated.
+def spaced(lengths: np.ndarray, count: int, padding: int) -> np.ndarray:
+    """linspace(padding, length - padding - 1, count) of every length, in float32, truncated: a row each.
 
-    Rounding decides which positions come out. `reduce_precision` keeps a compiler from fusing product and sum, which
-    would round once instead of twice; with `numpy` the positions are constants.
+    Counted from both ends as torch does. Rounding decides which positions come out, and compilers round otherwise
+    (they fuse product and sum, and multiply by the inverse of `count - 1`): so this is computed here, not compiled.
     """
-    xp = np if numpy else jnp
-    first = xp.full(length.shape, padding, xp.float32)[..., None]
-    last = (length - padding - 1).astype(xp.float32)[..., None]
-    step = (last - first) / xp.float32(max(count - 1, 1))
-    index = xp.arange(count)[None, None]
+    first = np.full((lengths.size, 1), padding, np.float32)
+    last = (lengths[:, None] - padding - 1).astype(np.float32)
+    step = (last - first) / np.float32(max(count - 1, 1))
+    index = np.arange(count)[None]
     ahead = index < max(count // 2, count == 1)
-    steps = step * xp.where(ahead, index, count - 1 - index).astype(xp.float32)
-    if not numpy:
-        steps = jax.lax.reduce_precision(steps, exponent_bits=8, mantissa_bits=23)
-    return xp.trunc(xp.where(ahead, first + steps, last - steps)).astype(xp.int32)
+    steps = step * np.where(ahead, index, count - 1 - index).astype(np.float32)
+    return np.trunc(np.where(ahead, first + steps, last - steps)).astype(np.int32)
+
+
+def _points(at: Places, count: int, padding: int) -> Int[Array, "b s M"]:
+    """`spaced` of the sequences' lengths: looked up among all that there can be, where they are not known."""
+    if at.fixed_length is not None:
+        return jnp.asarray(spaced(np.asarray([at.fixed_length]), count, padding))[None]
+    slots = at.position.shape[1]
+    return jnp.asarray(spaced(np.arange(slots + 1), count, padding))[at.length]
 
 
 def _listed(at: Places, positions: Int[Array, "_ M"], valid: Bool[Array, "_ M"]) -> Candidates:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jattn.attention import NeuralAttention
+from jattn.attention.neural import ScoreNetwork
 from jattn.core import MLP
 from jattn.errors import UserError
 
@@ -265,6 +266,14 @@ def test_features_stay_in_float32_when_the_computation_is_in_bfloat16():
     shapes = jax.eval_shape(module.init, jax.random.key(0), tokens(B, T, C))
     assert shapes["cache"]["cached_key"].dtype == jnp.float32
     assert shapes["cache"]["cached_value"].dtype == jnp.bfloat16
+
+    network = ScoreNetwork(projection_dim=4, hidden_dims=(4, 2), shared=True, as_published=False)
+    q, k = (tokens(B, H, T, D, seed=seed).astype(jnp.bfloat16) for seed in range(2))
+    rounded = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), network.init(jax.random.key(0), q, k)
+    )
+    found, exact = (network.apply(rounded, *(x.astype(kind) for x in (q, k))) for kind in (jnp.bfloat16, jnp.float32))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, exact)
 
 
 def test_nothing_as_large_as_the_matrix_of_pairs_is_built():

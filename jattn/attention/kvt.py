@@ -56,6 +56,7 @@ class KvtAttention(Attention):
             ToHeads(self.num_heads, head_dim, self._qkv_bias, self.dtype, name=name)(tokens)
             for name, tokens in (("query", inputs.x), ("key", inputs.context), ("value", inputs.context))
         )
+        q, k = self.turned(inputs, q, k)
         inputs, (k, v) = self.remember(inputs, key=k, value=v)
         if self.as_published and self.topk > k.shape[2]:
             raise UserError(
@@ -100,4 +101,4 @@ class KvtAttention(Attention):
             (T, H * D, width, self.use_bias),
         ):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=use_bias, dtype_bytes=dtype_bytes)
-        return total
+        return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)

@@ -228,7 +228,9 @@ def lowered(module, queries, keys, width):
 SIZES = pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 32), (32, 96, 64)])
 
 
-@pytest.mark.parametrize("fields", [{}, {"causal": True, "use_bias": False}, {"use_bias": False, "qkv_bias": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"causal": True, "use_bias": False}, {"use_bias": False, "qkv_bias": True, "rotary": True}]
+)
 @SIZES
 def test_cost_is_what_xla_counts_on_the_dense_path(fields, queries, keys, width, monkeypatch):
     module = KvtAttention(num_heads=4, implementation="dense", topk=7, **fields)

@@ -19,7 +19,7 @@ _ROWS = 128
 
 
 class TokenMixing(nn.Module):
-    """The matrix: kernel (h, L, L) for rows i and columns j, bias (h, L), h = 1 where the heads share them.
+    """The matrix: kernel (L, h, L) of A_ij at [j, :, i], bias (h, L), h = 1 where the heads share them.
 
     length: L, the longest sequence; None = that of `init`.
     """
@@ -44,8 +44,8 @@ class TokenMixing(nn.Module):
           UserError: more tokens than the matrix has rows.
         """
         tokens = v.shape[2]
-        kernel, bias = self._parameters(tokens)
-        v, kernel, bias = promote_dtype(v, kernel, bias, dtype=self.dtype)
+        v, kernel, bias = promote_dtype(v, *self._parameters(tokens), dtype=self.dtype)
+        kernel = kernel.transpose(1, 2, 0)
         if mask is None or mask.dtype == jnp.bool_:
             if mask is not None:
                 v = jnp.where(mask[:, None, :, None], v, 0)
@@ -61,7 +61,7 @@ class TokenMixing(nn.Module):
             mixed = self._mix_packed(kernel, v, (positions, segments), (all_positions, mask))
         return mixed if bias is None else mixed + jnp.moveaxis(bias[:, positions], 0, 1)[..., None]
 
-    def _parameters(self, tokens: int) -> tuple[Float[Array, "h L L"], Float[Array, "h L"] | None]:
+    def _parameters(self, tokens: int) -> tuple[Float[Array, "L h L"], Float[Array, "h L"] | None]:
         length = self.length
         if length is None:
             known = self.has_variable("params", "kernel")
@@ -71,12 +71,12 @@ class TokenMixing(nn.Module):
                 f"super attention mixes at most max_length {length} tokens, but there are {tokens}: "
                 f"shorten the sequence, or set max_length to at least {tokens}"
             )
-        xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=2, out_axis=1, batch_axis=0)
-        names = ("heads", "length", "length")
-        kernel = self.param("kernel", nn.with_logical_partitioning(xavier, names), (self.num_matrices, length, length))
+        xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=1)
+        names = ("length", "heads", "length")
+        kernel = self.param("kernel", nn.with_logical_partitioning(xavier, names), (length, self.num_matrices, length))
         if not self.use_bias:
             return kernel, None
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, names[:2])
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, names[1:])
         return kernel, self.param("bias", zeros, (self.num_matrices, length))
 
     def _mix_packed(

@@ -42,7 +42,7 @@ def slices(x):
 
 def mixed(module, params, v, segments):
     """V' = A V + b 1^T, with a loop over tokens. segments: int (B, S), 0 = left out."""
-    kernel = np.broadcast_to(params["mixing"]["kernel"], (H, L, L))
+    kernel = np.broadcast_to(params["mixing"]["kernel"].transpose(1, 2, 0), (H, L, L))
     bias = np.broadcast_to(params["mixing"].get("bias", np.zeros((1, L))), (H, L))
     packed = segments.max() > 1
     places = np.broadcast_to(np.arange(v.shape[2]), segments.shape)
@@ -215,7 +215,10 @@ def test_each_is_the_one_before_with_an_identity_in_the_place_of_a_projection(ca
     modules = [made(num_heads=H, causal=causal) for made in (SoftmaxAttention, OptimisedAttention, EfficientAttention)]
     modules.append(SUPER(num_heads=H, causal=causal))
     params = random_variables(modules[2], x)["params"]
-    alike = {"mixing": {"kernel": jnp.eye(L)[None], "bias": jnp.zeros((1, L))}, **identity_projections("key", "value")}
+    alike = {
+        "mixing": {"kernel": jnp.eye(L)[:, None], "bias": jnp.zeros((1, L))},
+        **identity_projections("key", "value"),
+    }
     softmaxed, *others = (
         jax.jit(module.apply)({"params": params | {name: alike[name] for name in names}}, x)
         for module, names in zip(modules, (("key", "value"), ("key",), (), ("mixing",)), strict=True)
@@ -233,7 +236,7 @@ def test_the_released_matrix_takes_one_length_ours_any_up_to_its_own():
     with pytest.raises(UserError, match=r"exactly max_length 13 tokens, not 7"):
         released.apply(variables, short)
     # Shorter: the top-left block of the same matrix.
-    block = jax.tree.map(lambda leaf: leaf[:, :T, :T] if leaf.ndim == 3 else leaf[:, :T], variables["params"]["mixing"])
+    block = jax.tree.map(lambda leaf: leaf[:T, :, :T] if leaf.ndim == 3 else leaf[:, :T], variables["params"]["mixing"])
     small = {"params": variables["params"] | {"mixing": block}}
     expected = SuperAttention(H, max_length=T).apply(small, short)
     np.testing.assert_allclose(ours.apply(variables, short), expected, atol=1e-6)
@@ -251,7 +254,7 @@ def test_the_causal_matrix_is_lower_triangular():
         mixing = variables["params"]["mixing"] | {"kernel": kernel}
         return jnp.square(module.apply({"params": variables["params"] | {"mixing": mixing}}, x)).sum()
 
-    slope = jax.jit(jax.grad(loss))(variables["params"]["mixing"]["kernel"])[0]
+    slope = jax.jit(jax.grad(loss))(variables["params"]["mixing"]["kernel"])[:, 0].T
     np.testing.assert_array_equal(slope != 0, np.tril(np.ones((L, L), bool)))
 
 
@@ -309,7 +312,7 @@ def test_efficient_attention_remembers_one_array():
 def test_the_matrix_starts_xavier_uniform_and_its_bias_zero():
     module = SuperAttention(H, max_length=97, shared=False)
     mixing = nn.unbox(jax.jit(module.init)(jax.random.key(1), tokens(1, 3, C)))["params"]["mixing"]
-    assert mixing["kernel"].shape == (H, 97, 97)
+    assert mixing["kernel"].shape == (97, H, 97)
     bound = np.sqrt(6 / (97 + 97))
     assert bound * 0.99 < np.abs(mixing["kernel"]).max() <= bound
     np.testing.assert_allclose(mixing["kernel"].std(), bound / np.sqrt(3), rtol=0.02)
@@ -387,7 +390,9 @@ def test_no_matrix_of_weights_is_built(made, fields):
     found = shapes(jax.make_jaxpr(jax.grad(loss, (0, 1)))(variables, x, mask).jaxpr)
     large = {shape for shape in found if np.prod(shape) >= length**2}
     assert large <= (
-        {(1, length, length), (1, 1, length, length), (length, length)} if made is SuperAttention else set()
+        {(length, 1, length), (1, length, length), (1, 1, length, length), (length, length)}
+        if made is SuperAttention
+        else set()
     )
 
 

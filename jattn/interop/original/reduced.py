@@ -53,14 +53,12 @@ def attention_params(settings: Settings, params: Params) -> dict[str, dict[str, 
     if settings["layer_type"] == "Super":
         if settings.get("variant") == "shared":
             first = "layers.Attention_Layer 0.W_a" if "layers.Attention_Layer 0.W_a.weight" in params else "W_a"
-            matrix = {"kernel": params[f"{first}.weight"][None], "bias": params[f"{first}.bias"][None]}
+            matrix = {"kernel": params[f"{first}.weight"].T[:, None], "bias": params[f"{first}.bias"][None]}
         else:
-            matrix = {name: of_heads("W_a", suffix, lambda x: x) for name, suffix in _MATRIX}
+            kernels = of_heads("W_a", "weight", lambda weight: weight.T)
+            matrix = {"kernel": kernels.swapaxes(0, 1), "bias": of_heads("W_a", "bias", lambda bias: bias)}
         found["mixing"] = matrix
     return found
-
-
-_MATRIX = (("kernel", "weight"), ("bias", "bias"))
 
 
 def call_attention(module: nn.Module, variables: Any, inputs: Inputs) -> Array:

@@ -21,8 +21,8 @@ def attention(prefix=""):
     return {f"{prefix}to_qkv.weight": 0.3 * draw(3 * DIM, DIM), f"{prefix}W_out.weight": draw(DIM, DIM)}
 
 
-def attend(settings, mask):
-    """The released class's outputs without a mask and with one (True = hidden), of inputs (2, LENGTH, DIM)."""
+def attend(settings, mask, hidden):
+    """Outputs without a mask and with one, and what is expected where these pairs are hidden; of tokens (2, LENGTH, DIM)."""
     settings = {"cls": "MHSelfAttention", "dim": DIM, "heads": HEADS} | settings
     params, x = attention(), jnp.asarray(draw(2, LENGTH, DIM))
     module, variables = load("neural_attention", settings, params)
@@ -30,7 +30,7 @@ def attend(settings, mask):
     outputs = [call(module, variables, inputs) for inputs in ({"x": x}, {"x": x, "mask": jnp.asarray(mask)})]
     kernels = params["to_qkv.weight"].reshape(-1, 3, HEADS, DIM)  # rows are ordered (feature, q | k | v, head)
     q, k, v = (np.einsum("btc,dhc->bhtd", x, kernels[:, i]) for i in range(3))
-    scores = np.where(mask, -np.inf, np.einsum("bhtd,bhsd->bhts", q, k) / np.sqrt(DIM // HEADS))
+    scores = np.where(hidden, -np.inf, np.einsum("bhtd,bhsd->bhts", q, k) / np.sqrt(DIM // HEADS))
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     merged = np.einsum("bhts,bhsd->bthd", weights, v).reshape(2, LENGTH, DIM)
     return *outputs, merged @ params["W_out.weight"].T
@@ -42,16 +42,17 @@ HIDDEN = np.arange(LENGTH)[:, None] + 2 < np.arange(LENGTH)[None]
 @pytest.mark.parametrize("shape", [(LENGTH, LENGTH), (HEADS, LENGTH, LENGTH), (2, 1, LENGTH, LENGTH)])
 def test_a_mask_hides_pairs_and_broadcasts(shape):
     mask = np.broadcast_to(HIDDEN, shape) & (RNG.random(shape) < 0.7)
-    without, found, expected = attend({"causal": False}, mask)
+    without, found, expected = attend({"causal": False}, mask, mask)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.abs(without - expected).max() > 1e-3
 
 
 def test_causal_attention_and_that_of_the_vision_projects_ignore_masks():
-    for settings in ({"causal": True}, {}):
-        without, found, expected = attend(settings, HIDDEN)
+    later = np.triu(np.ones((LENGTH, LENGTH), bool), 1)
+    for settings, hidden in (({"causal": True}, later), ({}, np.zeros_like(later))):
+        without, found, expected = attend(settings, HIDDEN.T, hidden)
         np.testing.assert_array_equal(without, found)
-        assert np.abs(found - expected).max() > 1e-3
+        np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_a_version_is_told_by_its_source_or_by_its_parameters():

@@ -19,7 +19,7 @@ as spans shrink in training fewer are, by the same program. The numbers are the 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -132,7 +132,7 @@ class AdaptiveSpanAttention(Attention):
         return self.finish(inputs, self.attend(inputs, q, k, v, score=score, bias=bias, deterministic=deterministic))
 
     @nn.nowrap
-    def span_and_wave(self, params: Mapping[str, Array]) -> tuple[core.SoftSpan, core.TriangleWave | None]:
+    def span_and_wave(self, params: Mapping[str, Any]) -> tuple[core.SoftSpan, core.TriangleWave | None]:
         """The masks of a layer that has these parameters ("span_logit" and, with the wave,
         "period_logit" and "ratio_logit")."""
         longest = self.max_length if self.max_span is None else self.max_span
@@ -143,13 +143,13 @@ class AdaptiveSpanAttention(Attention):
         return span, core.TriangleWave(period, 0.5 * jax.nn.sigmoid(params["ratio_logit"]) - 0.25, self.harmonics)
 
     @nn.nowrap
-    def bias(self, params: Mapping[str, Array]) -> core.Bias:
+    def bias(self, params: Mapping[str, Any]) -> core.Bias:
         """The logarithm of the masks of a layer that has these parameters."""
         span, wave = self.span_and_wave(params)
         return span if wave is None else span + wave
 
     @nn.nowrap
-    def regularizer(self, params: Mapping[str, Array]) -> Float[Array, ""]:
+    def regularizer(self, params: Mapping[str, Any]) -> Float[Array, ""]:
         """The loss term of a layer that has these parameters."""
         span, wave = self.span_and_wave(params)
         if wave is None:
@@ -159,7 +159,7 @@ class AdaptiveSpanAttention(Attention):
         return self.span_reg * ((span.span + span.softness) * share).mean()
 
     @nn.nowrap
-    def spans(self, params: Mapping[str, Array], T: int) -> Spans:
+    def spans(self, params: Mapping[str, Any], T: int) -> Spans:
         """What a layer that has these parameters looks at in sequences of T tokens."""
         span, wave = jax.lax.stop_gradient(self.span_and_wave(params))
         _, reach = span.reach()

@@ -36,12 +36,12 @@ def check(recorded: Recorded) -> Iterator[Result]:
 
 
 def _computed(recorded: Recorded) -> tuple[Array, dict[str, Array]]:
-    settings, inputs = recorded.settings, recorded.group("in")
-    module, _ = load(recorded.mechanism, settings, recorded.group("param"))
+    settings = recorded.settings
+    params, inputs = (jax.tree.map(jnp.asarray, recorded.group(group)) for group in ("param", "in"))
+    module, _ = load(recorded.mechanism, settings, params)
     known = original(recorded.mechanism, settings)
 
     def term(params: dict[str, Array]) -> Array:
         return regularizer(module, {"params": known.params(settings, params)}, inputs)
 
-    params = {name: jnp.asarray(value) for name, value in recorded.group("param").items()}
     return jax.jit(jax.value_and_grad(term), compiler_options=QUICK)(params)

@@ -22,7 +22,7 @@ def attention(prefix=""):
 
 
 def attend(settings, mask, hidden):
-    """Outputs without a mask and with one, and what is expected where these pairs are hidden; of tokens (2, LENGTH, DIM)."""
+    """Outputs without a mask and with one, and what is expected where these pairs are hidden."""
     settings = {"cls": "MHSelfAttention", "dim": DIM, "heads": HEADS} | settings
     params, x = attention(), jnp.asarray(draw(2, LENGTH, DIM))
     module, variables = load("neural_attention", settings, params)

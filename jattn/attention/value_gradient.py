@@ -75,7 +75,9 @@ def _forward(v: Array, change: Array, call: tuple) -> tuple[Array, tuple]:
 
 def _backward(call: tuple, gradient: Array) -> tuple[Array, Array, None]:
     q, k, terms, real = call
-    mixed, _ = core.attend(q, k, gradient, **terms)
+    mixed, lse = core.attend(q, k, gradient, **terms)
+    if isinstance(terms["score"], core.OverQueries):
+        mixed = mixed * jnp.exp(lse)[..., None]
     if real is not None:
         mixed = jnp.where((real != 0)[:, None, :, None], mixed, 0.0)
     # Query heads that share a key head share its values: the mean of their weights is that key head's A.

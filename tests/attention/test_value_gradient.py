@@ -63,6 +63,7 @@ MASKS = {
         {},
         {"causal": True, "num_key_heads": 2, "rotary": True},
         {"num_key_heads": 1, "use_bias": False, "implementation": "dense"},
+        {"softmax_axis": "queries"},
     ],
 )
 def test_it_is_the_gradient_mixed_by_the_weights(fields, mask):

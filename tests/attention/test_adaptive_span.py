@@ -187,7 +187,8 @@ def test_recorded_reports_are_ours(path):
     assert regularizer(module, variables, inputs) == pytest.approx(recorded.arrays["reg"].item(), rel=1e-5)
     length = inputs["x"].shape[1]
     spans = module.spans(variables["params"], length)
-    np.testing.assert_array_equal(spans.span, np.floor(aux["spans"]))
+    np.testing.assert_allclose(spans.reach, aux["spans"] + module.softness, rtol=1e-6)  # z is recorded
+    np.testing.assert_array_equal(spans.span, np.floor(np.clip(aux["spans"] + module.softness, 0, module.max_span)))
     masks = [aux[name] for name in ("span_mask", "triangle_mask") if name in aux]
     if "period" in aux:
         np.testing.assert_allclose(spans.period, aux["period"], rtol=1e-6)

@@ -11,9 +11,10 @@ from jattn.attention.local import LocalAttention
 from jattn.attention.natural import NaturalAttention
 from jattn.attention.neighborhood import NeighborhoodAttention
 from jattn.attention.neural import NeuralAttention
-from jattn.attention.reduced import EfficientAttention, OptimisedAttention, SuperAttention
+from jattn.attention.reduced import EfficientAttention, OptimisedAttention
 from jattn.attention.softmax import SoftmaxAttention
 from jattn.attention.sparse import SparseAttention
+from jattn.attention.super import SuperAttention
 
 __all__ = [
     "FEATURES",

@@ -14,8 +14,8 @@ arXiv:2403.01643, section 3; released code by Mesa-Cucalon, NMesaC/pay-better-at
 Z_h are features h E to (h + 1) E of Z, which is X or the context of cross-attention: W^V, and W^K too, are taken to be
 absorbed by W^O and W^Q. The paper's d_m, d_k, d_v, l are our C, D, E, L; its W^A is A, an L x L matrix over the tokens,
 whose top-left block serves shorter sequences. A is lower-triangular when causal, leaves padding out and does not mix
-the sequences of a pack (see `jattn.attention.super`, `token_mixing`). It is a parameter that is as large as a matrix of weights;
-the attention itself never builds one.
+the sequences of a pack (see `jattn.attention.super`, `token_mixing`). It is a parameter that is as large as a matrix
+of weights; the attention itself never builds one.
 
 `as_published` is the released code: the softmax is over the queries, so that a key's weights sum to 1 and a query's do
 not; A mixes exactly L tokens; and heads may be narrower than C / H, whereupon the last features are never read.

@@ -12,6 +12,7 @@ padded queries contribute nothing.
 projections' parameters under their own paths: `zeros` makes it, nothing is computed unless it is given.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -60,21 +61,24 @@ def observed(
     change = jnp.einsum("bsc,cke->bkse", tokens, probe["kernel"].astype(tokens.dtype))
     if "bias" in probe:
         change = change + probe["bias"].astype(tokens.dtype)[None, :, None]
-    return _with(v, change.astype(v.dtype), (q, k, terms, inputs.query_mask))
+    leaves, structure = jax.tree.flatten((q, k, terms, inputs.query_mask))
+    return _with(structure, v, change.astype(v.dtype), leaves)
 
 
-@jax.custom_vjp
-def _with(v: Float[Array, "B K S E"], change: Float[Array, "B K S E"], call: tuple) -> Float[Array, "B K S E"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with(
+    structure: Any, v: Float[Array, "B K S E"], change: Float[Array, "B K S E"], leaves: list
+) -> Float[Array, "B K S E"]:
     """v; `change`, which is zero, is left out, but gets (I + A) times the gradient of v."""
     return v
 
 
-def _forward(v: Array, change: Array, call: tuple) -> tuple[Array, tuple]:
-    return v, call
+def _forward(structure: Any, v: Array, change: Array, leaves: list) -> tuple[Array, list]:
+    return v, leaves
 
 
-def _backward(call: tuple, gradient: Array) -> tuple[Array, Array, None]:
-    q, k, terms, real = call
+def _backward(structure: Any, leaves: list, gradient: Array) -> tuple[Array, Array, None]:
+    q, k, terms, real = structure.unflatten(leaves)
     mixed, lse = core.attend(q, k, gradient, **terms)
     if isinstance(terms["score"], core.OverQueries):
         mixed = mixed * jnp.exp(lse)[..., None]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.attention import Attention, NaturalAttention, SoftmaxAttention, value_gradient
+from jattn.attention import MECHANISMS, Attention, NaturalAttention, SoftmaxAttention, value_gradient
 from jattn.attention.value_gradient import COLLECTION
 from jattn.core import Dot
 from jattn.errors import UserError
@@ -128,3 +128,30 @@ def test_attention_in_several_parts_is_refused():
     params = nn.unbox(module.init(jax.random.key(0), x))["params"]
     with pytest.raises(UserError, match=r"Parts attends in several parts.*or form='published'"):
         value_gradient.zeros(module, params, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adaptive_span", {"max_span": 5}),
+        ("kvt", {"topk": 3}),
+        ("local", {"window_size": 3}),
+        ("natural", {}),
+        ("neighborhood", {"kernel_size": 3}),
+        ("neural", {}),
+        ("sparse", {"mode": "fixed", "context": 4}),
+    ],
+)
+def test_mechanisms_that_project_values_have_it(name, options):
+    """Whatever their score, and however the pairs are folded for speed."""
+    module = MECHANISMS[name](H, head_dim=D, causal=True, **options)
+    x, cotangent = tokens(B, T, C), tokens(B, T, C, seed=1)
+    params = random_variables(module, x)["params"]
+    _, found = gradients(module, {"params": params}, x, cotangent)
+    weights = np.asarray(module.apply({"params": params}, x, method="weights"), np.float64)
+    of_heads = np.einsum("btc,hdc->bhtd", cotangent, params["out"]["kernel"])
+    of_values = np.einsum("bhts,bhtd->bhsd", weights, of_heads)
+    mixed = of_values + np.einsum("bhts,bhsd->bhtd", weights, of_values)
+    for gradient, expected in ((found["params"], of_values), (found[COLLECTION], mixed)):
+        kernel = np.einsum("btc,bhtd->chd", np.asarray(x, np.float64), expected)
+        np.testing.assert_allclose(gradient["value"]["kernel"], kernel, atol=5e-5, rtol=1e-4)

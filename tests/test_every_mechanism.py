@@ -32,7 +32,7 @@ def allowed(name, task):
 def smoke(task, name):
     """The smoke version of a config with this mechanism, for 20 steps."""
     config = runs.get_config(task, "smoke")
-    config.model.attention = AttentionConfig(name)
+    config.model.attention, config.model.depth = AttentionConfig(name), 1
     config.steps = 20
     config.optim.learning_rate, config.optim.warmup_steps, config.optim.schedule = 1e-2, 1, "constant"
     config.validation = ValidationConfig(every=20, batches=1)
@@ -43,16 +43,17 @@ def smoke(task, name):
 
 @pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("task", runs.CONFIGS)
-def test_it_trains_evaluates_and_is_restored(task, name, tmp_path):
+def test_it_trains_evaluates_and_is_restored(task, name, tmp_path, tmp_path_factory):
     if not allowed(name, task):
         with pytest.raises(UserError, match=f"mechanism '{name}': .*; these have it: "):
             setup.build(smoke(task, name))
         return
-    last = train(smoke(task, name), tmp_path / "run")
+    with runs.compiled_once(tmp_path_factory):
+        last = train(smoke(task, name), tmp_path / "run")
+        results = evaluate(tmp_path / "run", split="valid", checkpoint="newest")
     losses = [loss for loss in read_csv(tmp_path / "run" / "metrics.csv")["train/loss"] if loss is not None]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
-    results = evaluate(tmp_path / "run", split="valid", checkpoint="newest")
     assert results["step"] == 20
     assert math.isfinite(results["measures"]["loss"])
     assert math.isfinite(last["valid/loss"])

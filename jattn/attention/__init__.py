@@ -39,19 +39,19 @@ __all__ = [
 ]
 
 MECHANISMS: dict[str, type[Attention]] = {
-    "adaptive_span": AdaptiveSpanAttention,
-    "branching_attention": BranchingAttention,
-    "branching_conv": BranchingConvAttention,
-    "conv1d": Conv1dAttention,
-    "convnn": ConvNNAttention,
     "softmax": SoftmaxAttention,
     "neural": NeuralAttention,
     "natural": NaturalAttention,
     "optimised": OptimisedAttention,
     "efficient": EfficientAttention,
     "super": SuperAttention,
+    "adaptive_span": AdaptiveSpanAttention,
+    "convnn": ConvNNAttention,
     "kvt": KvtAttention,
+    "local": LocalAttention,
     "neighborhood": NeighborhoodAttention,
     "sparse": SparseAttention,
-    "local": LocalAttention,
+    "conv1d": Conv1dAttention,
+    "branching_conv": BranchingConvAttention,
+    "branching_attention": BranchingAttention,
 }

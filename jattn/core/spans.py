@@ -6,6 +6,7 @@ are biases log m. A pair whose mask is at most `FLOOR` is no pair at all, as in 
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ class SoftSpan(Bias):
     With z the span and R the softness, m(r) = clip((R + z - r) / R, 0, 1): 1 up to z, then a ramp of R tokens to 0.
     """
 
-    span: Float[Array, " H"]
+    span: Any  # (H), or what a tree of specifications holds in its place
     softness: float | int = dataclasses.field(default=32.0, metadata={"static": True})
 
     def __call__(self, lag: Int[Array, "..."]) -> Float[Array, "H ..."]:
@@ -47,8 +48,8 @@ class TriangleWave(Bias):
     (the even ones are zero).
     """
 
-    period: Float[Array, " H"]
-    ratio: Float[Array, " H"]
+    period: Any  # (H)
+    ratio: Any  # (H)
     harmonics: int = dataclasses.field(default=5, metadata={"static": True})
 
     def __call__(self, lag: Int[Array, "..."]) -> Float[Array, "H ..."]:

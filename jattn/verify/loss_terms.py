@@ -26,7 +26,7 @@ def check(recorded: Recorded) -> Iterator[Result]:
         yield Result(recorded.name, "loss term", problem=f"{type(error).__name__}: {error}")
         return
     expected = recorded.group("grad_reg")
-    largest = max(np.max(np.abs(gradient), initial=0.0) for gradient in expected.values())
+    largest = float(max(np.max(np.abs(gradient), initial=0.0) for gradient in expected.values()))
     yield Result(
         recorded.name,
         "loss term",

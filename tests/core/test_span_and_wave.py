@@ -177,3 +177,10 @@ def test_visited_blocks_are_counted():
         lo, hi = (jnp.int32(far if end is None else end) for end, far in zip(reach, (-999, 999), strict=True))
         spans = [key_blocks_of(g, jnp.int32(i), jnp.int32(0), (lo, hi)) for i in range(g.query_blocks)]
         assert visited(g, reach) == sum(stop.item() - start.item() for start, stop in spans)
+
+
+def test_a_tree_of_placements_has_their_form():
+    """`shard_map` is told where each parameter lies by a tree of the same form."""
+    for bias in (SoftSpan(jnp.ones(3)), TriangleWave(jnp.ones(3), jnp.ones(3))):
+        placed = jax.tree.map(lambda leaf: jax.P("model"), bias)
+        assert set(jax.tree.leaves(placed, is_leaf=lambda leaf: isinstance(leaf, jax.P))) == {jax.P("model")}

@@ -80,7 +80,7 @@ class Attention(nn.Module):
     dtype: of the computation; None = promoted from input and parameters, which are float32.
     implementation: of the attention core; None = the fastest that can.
     decode: keep a cache (see `jattn.attention.cache`).
-    rotary: queries and keys are turned by their positions (see `jattn.attention.rotary`), a context's counted from 0 too.
+    rotary: queries and keys are turned by their positions (see `jattn.attention.rotary`); a context's count from 0.
     rotary_base: the longest wavelength is 2 pi rotary_base.
     as_published: as the authors' released code, bugs included, where it differs from the paper.
     """
@@ -227,7 +227,8 @@ class Attention(nn.Module):
 
         mask: of the core, hides pairs besides those that the call's mask hides.
         how: has functions `attend` and `statistics` like the core's, that give the same in less time for the pairs that
-          bias and mask allow (see `jattn.attention.folding`). Calls that decode or bring a mask of pairs go to the core.
+          bias and mask allow (see `jattn.attention.folding`). Calls that decode or bring a mask of pairs go to the
+          core.
         With `hidden_score`, pairs that masks hide are not left out but get this score.
         With `over_queries`, each key's weights sum to 1 over the real queries, in place of each query's over the keys:
         with as many key heads as query heads, not causal and without a bias.

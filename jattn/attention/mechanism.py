@@ -27,8 +27,8 @@ class Mechanism:
     options: tuple[tuple[str, Any], ...]
 
     def module(self, **common: Any) -> nn.Module:
-        """The unbound module: `common` fields as the model sets them, but for those that the mechanism keeps, overridden
-        by the options.
+        """The unbound module: `common` fields as the model sets them, but for those that the mechanism keeps;
+        options override them.
 
         Raises:
           UserError: a field's value is impossible, or the mechanism lacks what it asks for (then it names those that

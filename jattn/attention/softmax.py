@@ -7,8 +7,8 @@ heads, Ainslie et al. 2023, "GQA", arXiv:2305.13245 (one key head: Shazeer 2019,
     Y = [head_1 ... head_H] W^O                      g = floor(h K / H)
 
 The paper's h, d_model, d_k = d_v are our H, C, D; GQA's G groups are our K key heads. Z is X, or the context of
-cross-attention. `as_published` is the baseline of the ConvNN repository (arXiv:2511.14137), where a mask replaces scores
-by -1e9: a query that may attend to nothing attends evenly, in place of giving zeros.
+cross-attention. `as_published` is the baseline of the ConvNN repository (arXiv:2511.14137), where a mask replaces
+scores by -1e9: a query that may attend to nothing attends evenly, in place of giving zeros.
 """
 
 import flax.linen as nn

@@ -13,6 +13,13 @@ def pytest_configure(config):
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_are_forgotten():
+    """A process may hold only so many: each has memory maps of its own, and Linux allows 65,530."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_collection_modifyitems(config, items):
     if "gpu" not in (config.option.markexpr or ""):
         needs_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU: run `pytest -m gpu` on a machine that has one")

@@ -2,13 +2,17 @@
 
 import math
 
+import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 
 from jattn.attention import MECHANISMS
+from jattn.attention.mechanism import mechanism
 from jattn.config import AttentionConfig, CheckpointConfig, LoggingConfig, ValidationConfig
 from jattn.errors import UserError
 from jattn.evaluation import evaluate
+from jattn.models import LanguageModel
 from jattn.training import setup, train
 from jattn.training.metrics import read_csv
 from tests import runs
@@ -67,12 +71,42 @@ def test_a_config_selects_a_mechanism_by_name(task):
             assert {layer.name for layer in experiment.model.mechanisms()} == {name}
 
 
-def test_one_model_of_all_mechanisms(tmp_path):
+def test_layers_of_different_kinds_in_one_model(tmp_path):
     config = smoke("digits_vit", "softmax")
-    names = [name for name in MECHANISMS if allowed(name, "digits_vit")]
-    config.model.depth, config.model.pattern, config.steps = len(names), ", ".join(names), 2
-    config.validation, config.checkpoint = ValidationConfig(every=2, batches=1), CheckpointConfig(every=2)
+    config.model.depth, config.model.pattern, config.model.layers = 4, "softmax, convnn(K=3)", "1:conv1d, 2:neural"
+    config.steps, config.validation, config.checkpoint = 2, ValidationConfig(2, 1), CheckpointConfig(2)
     last = train(config, tmp_path / "run")
     assert math.isfinite(last["valid/loss"])
-    text = (tmp_path / "run" / "model.txt").read_text()
-    assert all(f"block_{i}" in text and name in text for i, name in enumerate(names))
+    text = (tmp_path / "run" / "model.txt").read_text().split()
+    assert [word.split("(")[0] for word in text if "(" in word][:4] == ["softmax", "conv1d", "neural", "convnn"]
+
+
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if allowed(name, "python_docs_lm")])
+def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
+    """With spans and windows that the text outgrows, and rotary positions, which decoding has to count on."""
+    options = {"local": {"window_size": 8}, "neighborhood": {"kernel_size": 7}, "kvt": {"topk": 5}, "convnn": {"K": 4}}
+    options |= {"sparse": {"mode": "fixed", "context": 8}, "adaptive_span": {"max_span": 24, "periodic": True}}
+    model = LanguageModel(
+        vocab_size=11,
+        width=16,
+        depth=2,
+        num_heads=2,
+        positions="rotary",
+        max_length=64,
+        attention=mechanism(name, options.get(name, {})),
+    )
+    tokens = jax.random.randint(jax.random.key(1), (2, 64), 0, 11)
+    params = {"params": nn.unbox(jax.jit(model.init)(jax.random.key(0), tokens)["params"])}
+    expected = jax.jit(model.apply)(params, tokens)
+    decoder = model.clone(decode=True)
+    cache = jax.jit(decoder.init)(jax.random.key(0), tokens)["cache"]
+
+    @jax.jit
+    def decoded(cache, tokens):
+        def step(cache, token):
+            logits, new = decoder.apply({**params, "cache": cache}, token[:, None], mutable=["cache"])
+            return new["cache"], logits[:, 0]
+
+        return jax.lax.scan(step, cache, tokens.T)[1]
+
+    np.testing.assert_allclose(decoded(cache, tokens).swapaxes(0, 1), expected, atol=2e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import pytest
 
 from jattn.attention import FEATURES, MECHANISMS
@@ -39,7 +40,7 @@ RUNS = {
     "neural_with_all_options": (
         "neural",
         {"projection_dim": 3, "hidden_dims": (5, 3, 2), "shared_network": False, "use_bias": False},
-        ("bidirectional", "causal"),
+        ("causal",),
         Sizes(),
     ),
     "natural": ("natural", {}, ("bidirectional", "causal"), Sizes()),
@@ -77,7 +78,7 @@ RUNS = {
         Sizes(),
     ),
     "conv1d": ("conv1d", {}, ("bidirectional", "causal"), Sizes()),
-    "conv1d_with_all_options": ("conv1d", {"kernel_size": 4, "use_bias": False}, ("bidirectional", "causal"), Sizes()),
+    "conv1d_with_all_options": ("conv1d", {"kernel_size": 4, "use_bias": False}, ("bidirectional",), Sizes()),
     "convnn": ("convnn", {}, ("bidirectional", "causal"), Sizes()),
     "convnn_spatial": (
         "convnn",
@@ -106,7 +107,7 @@ RUNS = {
             "convolution_type": "depthwise-separable",
             "max_length": 7,
         },
-        ("bidirectional", "causal"),
+        ("bidirectional",),
         Sizes(),
     ),
     "kvt": ("kvt", {"topk": 3}, ("bidirectional", "causal"), Sizes()),
@@ -117,14 +118,12 @@ RUNS = {
         Sizes(),
     ),
     "optimised": ("optimised", {}, ("bidirectional", "causal"), Sizes(head_dim=7, width=15)),
-    "optimised_without_biases": ("optimised", {"use_bias": False}, ("causal",), SLICES),
     "efficient": ("efficient", {}, ("bidirectional", "causal"), SLICES),
-    "efficient_without_biases": ("efficient", {"use_bias": False}, ("causal",), SLICES),
     "super": ("super", {"max_length": 19}, ("bidirectional", "causal"), SLICES),
     "super_with_all_options": (
         "super",
         {"max_length": 19, "shared": False, "token_bias": True, "use_bias": False},
-        ("bidirectional", "causal"),
+        ("causal",),
         SLICES,
     ),
     "neighborhood": ("neighborhood", {"kernel_size": 3}, ("bidirectional", "causal"), Sizes()),
@@ -151,7 +150,7 @@ RUNS = {
             "attention_bias": True,
             "use_bias": False,
         },
-        ("bidirectional", "causal"),
+        ("bidirectional",),
         Sizes(head_dim=4),
     ),
 }
@@ -162,8 +161,16 @@ ONCE = {"batch_axes", "parameters", "hashable", "jit", "compiles_once", "determi
 CHECKS = [(run, form, name) for run, form in FORMS for name in PROPERTIES if run in MECHANISMS or name not in ONCE]
 
 
+@pytest.fixture(scope="module")
+def forms_seen():
+    return []
+
+
 @pytest.mark.parametrize(("run", "form", "name"), CHECKS)
-def test_contract(run, form, name):
+def test_contract(run, form, name, forms_seen):
+    if forms_seen and forms_seen[-1] != (run, form):
+        jax.clear_caches()  # thousands of programs do not fit into one process
+    forms_seen.append((run, form))
     mechanism, options, _, sizes = RUNS[run]
     factory = functools.partial(MECHANISMS[mechanism], **options)
     check_mechanism(factory, causal=form == "causal", sizes=sizes, properties=[name])

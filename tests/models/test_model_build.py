@@ -46,7 +46,7 @@ def test_every_option_reaches_the_model():
     model = build(config(**shared), LANGUAGE)
     assert {name: getattr(model, name) for name in shared} == shared
     assert (model.vocab_size, model.decode, model.causal) == (11, False, True)
-    classifier = {"pooling": "class_token", "head_hidden_dim": 6} | options
+    classifier = {"pooling": "class_token", "head_hidden_dim": 6, "padding_token": 3} | options
     model = build(config("text_classifier", **classifier), TEXT, num_outputs=1)
     assert {name: getattr(model, name) for name in classifier} == classifier
     assert (model.vocab_size, model.num_outputs, model.causal) == (11, 1, False)

@@ -1,9 +1,18 @@
-"""Every test runs on the CPU unless it asks for a GPU, and never relies on implicit rank promotion."""
+"""Every test runs on the CPU unless it asks for a GPU, and never relies on implicit rank promotion.
+
+Most of the time of most tests is XLA's, which compiles programs that then run for a millisecond. XLA's older emitter of
+fused loops gives the same numbers to rounding and compiles in half the time. Real command lines, which tests start as
+processes of their own, run as users run them (`tests/commands.py`).
+"""
 
 import os
 
 import jax
 import pytest
+
+from tests.commands import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
 
 
 def pytest_configure(config):

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jattn.types import Array, Float
 
@@ -50,51 +51,60 @@ class Case:
         self.lacks = getattr(self.module(), "lacks", {}) if lacks is None else lacks
         # A hole among the first tokens of even examples, padding at the end of odd ones.
         hole = np.where(np.arange(sizes.batch) % 2, sizes.tokens - 1, 2)
-        self.mask = jnp.asarray(np.arange(sizes.tokens)[None] != hole[:, None])
+        self.mask = np.arange(sizes.tokens)[None] != hole[:, None]
 
     def module(self, **fields: Any) -> nn.Module:
         """A new module with these fields."""
         common = {"num_heads": self.sizes.heads, "head_dim": self.sizes.head_dim, "causal": self.causal}
         return self.factory(**(common | fields))
 
-    def tokens(self, *shape: int, seed: int = 0) -> Float[Array, "..."]:
+    def tokens(self, *shape: int, seed: int = 0) -> Float[np.ndarray, "..."]:
         """Random tokens: (batch, tokens, width), or of another shape before the width."""
         shape = shape or (self.sizes.batch, self.sizes.tokens)
         values = np.random.default_rng(seed).standard_normal((*shape, self.sizes.width))
-        return jnp.asarray(values, jnp.float32)
+        return values.astype(np.float32)
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
         """What `init` gives, all parameters moved a little, so that none is zero or one by its initialiser."""
-        with jax.ensure_compile_time_eval():  # they may first be asked for while a call is traced
-            variables = nn.unbox(_init(self.module(), self.tokens()))
-            return {**variables, "params": jax.tree_util.tree_map_with_path(_moved, variables["params"])}
+        variables = nn.unbox(_init(self.module(), self.tokens()))
+        return {**variables, "params": jax.tree_util.tree_map_with_path(_moved, variables["params"])}
 
     @functools.cached_property
     def empty_cache(self) -> Any:
         """The decode cache that `init` makes for a full-length input."""
         return _init(self.module(decode=True), self.tokens())["cache"]
 
-    def evaluate(self, x: Array, mask: Array | None = None, context: Array | None = None, **fields: Any) -> Array:
+    def evaluate(
+        self, x: ArrayLike, mask: ArrayLike | None = None, context: ArrayLike | None = None, **fields: Any
+    ) -> Array:
         """The compiled output of a module with these fields."""
         return _evaluate(self.module(**fields), self.variables, x, mask, context)
 
-    def train(self, x: Array, key: Array, *, deterministic: bool = False, **fields: Any) -> Array:
+    def train(self, x: ArrayLike, key: Array, *, deterministic: bool = False, **fields: Any) -> Array:
         """The compiled output of a module with these fields that is given random numbers."""
         return _train(self.module(**fields), self.variables, x, key, deterministic)
 
     def differentiate(
-        self, x: Array, mask: Array | None = None, *, cotangent: Array | None = None, **fields: Any
+        self, x: ArrayLike, mask: ArrayLike | None = None, *, cotangent: ArrayLike | None = None, **fields: Any
     ) -> tuple[Array, Any, Array]:
         """The output, and the gradients of <cotangent, output> with respect to parameters and x."""
         cotangent = self.tokens(seed=1) if cotangent is None else cotangent
         return _differentiate(self.module(**fields), self.variables, x, mask, cotangent)
 
-    def step(self, cache: Any, x: Array, mask: Array | None, module: nn.Module | None = None) -> tuple[Array, Any]:
+    def gradient_of_x(
+        self, x: ArrayLike, mask: ArrayLike | None = None, *, cotangent: ArrayLike | None = None
+    ) -> Float[np.ndarray, "..."]:
+        """What `differentiate` finds for x."""
+        return np.asarray(self.differentiate(x, mask, cotangent=cotangent)[2])
+
+    def step(
+        self, cache: Any, x: ArrayLike, mask: ArrayLike | None, module: nn.Module | None = None
+    ) -> tuple[Array, Any]:
         """The compiled output of decoding some more tokens, and the cache after them."""
         return _step(module or self.module(decode=True), {**self.variables, "cache": cache}, x, mask)
 
-    def weights(self, x: Array, mask: Array | None = None, context: Array | None = None) -> Array:
+    def weights(self, x: ArrayLike, mask: ArrayLike | None = None, context: ArrayLike | None = None) -> Array:
         """The module's weights."""
         return _weights(self.module(), self.variables, x, mask, context)
 
@@ -103,26 +113,28 @@ class Case:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init(module: nn.Module, x: Array) -> Any:
+def _init(module: nn.Module, x: ArrayLike) -> Any:
     return module.init(jax.random.key(0), x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(module: nn.Module, variables: Any, x: Array, mask: Array | None, context: Array | None) -> Array:
+def _evaluate(
+    module: nn.Module, variables: Any, x: ArrayLike, mask: ArrayLike | None, context: ArrayLike | None
+) -> Array:
     return module.apply(variables, x, mask, context=context)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _train(module: nn.Module, variables: Any, x: Array, key: Array, deterministic: bool) -> Array:
+def _train(module: nn.Module, variables: Any, x: ArrayLike, key: Array, deterministic: bool) -> Array:
     rngs = {"dropout": key, "sampling": jax.random.fold_in(key, 1)}
     return module.apply(variables, x, deterministic=deterministic, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _differentiate(
-    module: nn.Module, variables: Any, x: Array, mask: Array | None, cotangent: Array
+    module: nn.Module, variables: Any, x: ArrayLike, mask: ArrayLike | None, cotangent: ArrayLike
 ) -> tuple[Array, Any, Array]:
-    def output(params: Any, x: Array) -> Array:
+    def output(params: Any, x: ArrayLike) -> Array:
         return module.apply({**variables, "params": params}, x, mask)
 
     y, pull = jax.vjp(output, variables["params"], x)
@@ -130,13 +142,15 @@ def _differentiate(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(module: nn.Module, variables: Any, x: Array, mask: Array | None) -> tuple[Array, Any]:
+def _step(module: nn.Module, variables: Any, x: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Any]:
     y, updated = module.apply(variables, x, mask, mutable=["cache"])
     return y, updated["cache"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _weights(module: nn.Module, variables: Any, x: Array, mask: Array | None, context: Array | None) -> Array:
+def _weights(
+    module: nn.Module, variables: Any, x: ArrayLike, mask: ArrayLike | None, context: ArrayLike | None
+) -> Array:
     return module.apply(variables, x, mask, context=context, method="weights")
 
 

@@ -9,9 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-# Most of the time goes into compiling; unoptimized code compiles in half of it.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+from tests.commands import QUICK_TO_COMPILE  # before jax, which reads XLA's flags once
 
+os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 {QUICK_TO_COMPILE}"
+)
+
+# isort: split
 import jax
 import numpy as np
 

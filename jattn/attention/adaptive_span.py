@@ -12,8 +12,9 @@ triangle wave of period P and height A = P / 4 (`jattn.core.TriangleWave`), P = 
 sigmoid(w'), rho = sigmoid(w'') / 2 - 1/4. The regularizer's share of a period that is let through is b = 1/P + 2 rho +
 1/2, or 1 + 1/2 + o - A where b >= 1. Encoders (causal=False) look as far ahead as back: r = |t - s|.
 
-The released code multiplies all pairs and masks; here blocks of keys beyond every head's z + R are not computed, and
-as spans shrink in training fewer are, by the same program. The numbers are the same: `as_published` changes nothing.
+The released code multiplies all pairs and masks; here blocks of keys beyond a head's z + R are not computed where that
+pays (`jattn.core.by_head`), and as spans shrink in training fewer are, by the same program. The numbers are the same:
+`as_published` changes nothing.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from jax.nn import initializers
 from jattn import core
 from jattn.attention import cost
 from jattn.attention.base import Attention
-from jattn.core import blocks
+from jattn.core import blocks, by_head
 from jattn.errors import UserError
 from jattn.types import Array, AttentionMask, DTypeLike, Float
 
@@ -49,7 +50,8 @@ class Spans:
     period: P, in tokens; NaN without the wave.
     keys: number of keys that are not masked, its mean over the T queries.
     removed: share of the keys within the span that the wave masks.
-    saved: share of the blocks of pairs that lie beyond every head's reach and are not computed.
+    saved: share of the blocks of pairs that are not computed, since they lie beyond the reach of a head that is
+      computed alone, or of all (see `jattn.core.by_head`).
     """
 
     span: Float[Array, " H"]
@@ -175,7 +177,7 @@ class AdaptiveSpanAttention(Attention):
             period=jnp.full_like(reach, jnp.nan) if wave is None else wave.period,
             keys=seen.sum(-1),
             removed=1 - seen.sum(-1) / within.sum(-1),
-            saved=1 - self._visited(T, T, reach) / self._visited(T, T),
+            saved=1 - self._visited(T, T, reach) / self._visited(T, T, jnp.full_like(reach, T)),
         )
 
     def cost(
@@ -200,7 +202,7 @@ class AdaptiveSpanAttention(Attention):
         if reach is not None:
             grid = blocks.grid(T, S)
             computed = self._visited(T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
-            pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (T * S))
+            pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (H * T * S))
             lags = grid.lags
         wave = self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2))
         masks = lags * H * (_SPAN + _CAUSAL * self.causal + wave)
@@ -209,10 +211,10 @@ class AdaptiveSpanAttention(Attention):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
         return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)
 
-    def _visited(self, T: int, S: int, reach: Float[Array, " H"] | None = None) -> Array:
-        """Blocks of pairs that are computed; None = whatever the distance."""
-        behind = None if reach is None else -reach
-        return blocks.visited(blocks.grid(T, S), (0 if self.causal else behind, reach))
+    def _visited(self, T: int, S: int, reach: Float[Array, " H"]) -> Array:
+        """Blocks of a head's pairs that are computed for heads of this reach."""
+        lo, hi = blocks.whole_lags((0 if self.causal else -reach, reach))
+        return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
     def _per_head(self, name: str, init: initializers.Initializer) -> Float[Array, " H"]:
         return self.param(name, nn.with_logical_partitioning(init, ("heads",)), (self.num_heads,))

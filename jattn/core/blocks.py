@@ -98,17 +98,18 @@ def toeplitz(window: Float[Array, "*B l"], t: int, s: int) -> Float[Array, "*B t
 _FAR = 2**30
 
 
-def reach_of_any_head(call: Call) -> tuple[Array, Array]:
-    """The lags (lo, hi) that can matter to some head, as int32 scalars; unbounded ends are +-2**30."""
-    return union(call.reach())
+def whole_lags(reach: Reach) -> tuple[Array, Array]:
+    """The whole lags (lo, hi) of a reach as int32, one or one for each head; unbounded ends are +-2**30."""
+    lo, hi = reach
+    lo = -_FAR if lo is None else jnp.ceil(jnp.clip(jnp.asarray(lo), -_FAR, _FAR))
+    hi = _FAR if hi is None else jnp.floor(jnp.clip(jnp.asarray(hi), -_FAR, _FAR))
+    return jnp.asarray(lo, jnp.int32), jnp.asarray(hi, jnp.int32)
 
 
 def union(reach: Reach) -> tuple[Array, Array]:
-    """The lags (lo, hi) within the reach of some head, as int32 scalars; unbounded ends are +-2**30."""
-    lo, hi = reach
-    lo = -_FAR if lo is None else jnp.ceil(jnp.clip(jnp.min(jnp.asarray(lo)), -_FAR, _FAR))
-    hi = _FAR if hi is None else jnp.floor(jnp.clip(jnp.max(jnp.asarray(hi)), -_FAR, _FAR))
-    return jnp.asarray(lo, jnp.int32), jnp.asarray(hi, jnp.int32)
+    """The lags (lo, hi) within the reach of some head, as int32 scalars."""
+    lo, hi = whole_lags(reach)
+    return jnp.min(lo), jnp.max(hi)
 
 
 def key_blocks_of(g: Grid, i: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:

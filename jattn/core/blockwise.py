@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jattn.core import blocks
+from jattn.core import blocks, by_head
 from jattn.core.blocks import Grid, View
 from jattn.core.call import Call
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
@@ -28,7 +28,7 @@ def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"
     if learns_bias:
         # As for the parameters of scores: one copy for each example and head before the custom derivative.
         table = jnp.broadcast_to(table, (*call.heads, grid.lags))
-    bounds = jax.lax.stop_gradient((call.offset, blocks.reach_of_any_head(call)))
+    bounds = jax.lax.stop_gradient((call.offset, by_head.reaches(call) or blocks.union(call.reach())))
     operands = dataclasses.replace(call, bias=None), table, bounds
     leaves, structure = jax.tree.flatten(operands)
     plan = Plan(grid, structure, tuple(map(is_smooth, leaves)), learns_bias)
@@ -68,10 +68,20 @@ def _attention(plan: Plan, smooth: list, rest: list) -> tuple[Array, Array]:
 
 
 def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array], Any]:
-    g = plan.grid
     call, table, (offset, reach) = plan.join(smooth, rest)
+    of_heads = functools.partial(_rows, plan.grid, offset)
+    out, lse = by_head.each(of_heads, plan.grid, call, offset, reach, table)
+    # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    return (out, lse), (smooth, rest, out, lse)
+
+
+def _rows(
+    g: Grid, offset: Array, call: Call, reach: tuple[Array, Array], table: Array | None
+) -> tuple[Float[Array, "B K G T E"], Float[Array, "B K G T"]]:
+    """out and lse of the queries."""
     view = View(g, call, table, offset)
-    precise = jnp.promote_types(jnp.result_type(*smooth), jnp.float32)
+    precise = jnp.promote_types(jnp.result_type(*_smooth((call, table))), jnp.float32)
 
     def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
         q = view.queries(i)
@@ -101,17 +111,37 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
     shape = (*call.heads, g.query_blocks * g.query_block)
     rows = jnp.zeros((*shape, call.v.shape[-1]), call.v.dtype), jnp.zeros(shape, precise)
     out, lse = (row[:, :, :, : g.queries] for row in jax.lax.fori_loop(0, g.query_blocks, query_block, rows))
-    # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
-    return (out, lse), (smooth, rest, out, lse)
+    return out, lse
 
 
 def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tuple[list, None]:
-    g = plan.grid
-    smooth, rest, out, lse = residuals
+    smooth, rest, *rows = residuals
     call, table, (offset, reach) = plan.join(smooth, rest)
+    of_heads = functools.partial(_gradients, plan, offset)
+    d_q, d_k, d_v, d_score, d_table = by_head.each(
+        of_heads, plan.grid, call, offset, reach, table, (*rows, *cotangents)
+    )
+    gradients = dataclasses.replace(
+        call,
+        q=_filled(call.q, d_q),
+        k=_filled(call.k, d_k),
+        v=d_v.astype(call.v.dtype),
+        score=_filled(call.score, d_score),
+        mask=jax.tree.map(jnp.zeros_like, call.mask),
+    )
+    if table is not None and not plan.learns_bias:
+        d_table = jnp.zeros_like(table)
+    found, _ = plan.divide(jax.tree.leaves((gradients, d_table, (offset, reach))))
+    return [forward_mode_only(leaf) for leaf in found], None
+
+
+def _gradients(
+    plan: Plan, offset: Array, call: Call, reach: tuple[Array, Array], table: Array | None, rows: tuple[Array, ...]
+) -> tuple[list, list, Array, list, Array | None]:
+    """Gradients of the smooth leaves of q and k, of v, of the smooth leaves of the score, and of the table."""
+    g = plan.grid
     view = View(g, call, table, offset)
-    d_out, d_lse = cotangents
+    out, lse, d_out, d_lse = rows
     delta = jnp.einsum("bkgte,bkgte->bkgt", d_out, out, preferred_element_type=lse.dtype) - d_lse
     tokens = g.query_blocks * g.query_block
     # A row without keys has lse = -inf and a padded one has none: +inf makes the weights of both exp(-inf) = 0.
@@ -151,18 +181,8 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     of_keys = _zeros(blocks.padded(call.k, keys)), *_zeros(blocks.padded(call.v, keys))
     carry = jax.lax.fori_loop(0, g.key_blocks, key_block, (of_queries, of_keys))
     (d_q, d_score, d_table), (d_k, d_v) = carry
-    gradients = dataclasses.replace(
-        call,
-        q=_filled(call.q, [leaf[:, :, :, : g.queries] for leaf in d_q]),
-        k=_filled(call.k, [leaf[:, :, :, : g.keys] for leaf in d_k]),
-        v=d_v[:, :, :, : g.keys].astype(call.v.dtype),
-        score=_filled(call.score, d_score),
-        mask=jax.tree.map(jnp.zeros_like, call.mask),
-    )
-    if table is not None and not plan.learns_bias:
-        d_table = jnp.zeros_like(table)
-    found, _ = plan.divide(jax.tree.leaves((gradients, d_table, (offset, reach))))
-    return [forward_mode_only(leaf) for leaf in found], None
+    d_q, d_k = ([leaf[:, :, :, :n] for leaf in leaves] for leaves, n in ((d_q, g.queries), (d_k, g.keys)))
+    return d_q, d_k, d_v[:, :, :, : g.keys], d_score, d_table
 
 
 _attention.defvjp(_forward, _backward)

@@ -60,7 +60,7 @@ def _by_blocks(call: Call) -> Statistics:
     call = dataclasses.replace(call, q=call.q["tokens"])
     grid = blocks.grid(call.queries, call.keys)
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
-    reach = blocks.reach_of_any_head(call)
+    reach = blocks.union(call.reach())
     tokens = grid.query_blocks * grid.query_block
     lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
 

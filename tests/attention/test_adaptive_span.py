@@ -325,7 +325,7 @@ def test_reported_keys_are_those_that_have_weight(call):
     assert np.all(removed > 0)
 
 
-def test_saved_work_is_that_of_the_blocks_beyond_the_longest_head():
+def test_saved_work_is_that_of_the_blocks_beyond_each_head_or_the_longest():
     """Four by four blocks of 128 tokens: 10 are causal, a reach of 128 tokens leaves 7 of them, one of 130 leaves 9."""
     module = AdaptiveSpanAttention(2, head_dim=4, causal=True, max_span=512, softness=1)
 
@@ -340,6 +340,11 @@ def test_saved_work_is_that_of_the_blocks_beyond_the_longest_head():
     np.testing.assert_allclose(saved(3.5, 128.5), 1 - 7 / 10, rtol=1e-6)
     np.testing.assert_allclose(saved(3.5, 130.5), 1 - 9 / 10, rtol=1e-5)
     np.testing.assert_allclose(saved(3.5, 128.5, causal=False), 1 - 10 / 16, rtol=1e-6)
+    # Eight by eight blocks: 15 of one head and 36 of the other, one after the other.
+    longer = module.clone(max_span=1024)
+    share = (np.asarray([3.5, 1023.5]) - 1) / 1024
+    spans = longer.spans({"span_logit": jnp.asarray(np.log(share / (1 - share)), jnp.float32)}, 1024)
+    np.testing.assert_allclose(spans.saved, 1 - (15 + 36) / 72, rtol=1e-6)
     assert module.cost(512, width=8).flops > module.cost(512, width=8, reach=[3.5, 511.5]).flops
     whole, short = (module.cost(512, width=8, reach=[3.5, far]) for far in (511.5, 128.5))
     pairs = 3 * 128**2 * 2 * (2 * 4 + 1 + 2 + 5 + 2 * 4)  # three blocks less, two heads, a pair's work at D = 4

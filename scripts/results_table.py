@@ -2,8 +2,8 @@
 
     python scripts/results_table.py
 
-Finished runs are kept under --runs and not repeated: remove the folder when the code has changed. Speeds are those of
-the machine that it runs on: leave it alone meanwhile.
+Finished runs are kept under --runs and not repeated: remove the folder when the code has changed. Speeds are measured
+at the end, the steps of all mechanisms in turn: leave the machine alone then. Nothing else depends on what it does.
 """
 
 import argparse
@@ -23,11 +23,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from jattn.attention import MECHANISMS  # noqa: E402
+from jattn.bench.candidate import measure  # noqa: E402
+from jattn.bench.step import BareStep  # noqa: E402
+from jattn.bench.timing import Timing  # noqa: E402
 from jattn.cli import prepare_process  # noqa: E402
 from jattn.config import CheckpointConfig, Config, ValidationConfig  # noqa: E402
 from jattn.evaluation import evaluate, write_results  # noqa: E402
 from jattn.training import setup, train  # noqa: E402
-from jattn.training.metrics import read_csv  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +56,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each mechanism (default: %(default)s)")
     parser.add_argument("--digits-steps", type=int, default=300, help="steps on digits (default: %(default)s)")
     parser.add_argument("--docs-steps", type=int, default=100, help="steps on python_docs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each mechanism (default: %(default)s)")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "results", help="where the runs lie")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "results.md", help="the page")
     args = parser.parse_args()
     prepare_process()
-    tables = []
-    for experiment, steps in zip(EXPERIMENTS, (args.digits_steps, args.docs_steps), strict=True):
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    budgets = {"digits_vit": args.digits_steps, "python_docs_lm": args.docs_steps}
+    for experiment in EXPERIMENTS:
+        steps = budgets[experiment.config]
         names = [name for name, module in MECHANISMS.items() if not (experiment.causal and "causal" in module.lacks)]
-        found = {name: [] for name in names}
+        rows = found[experiment.config] = {name: [] for name in names}
         for seed in range(args.seeds):  # seed by seed, so that a stop leaves every mechanism with as many
             for name in names:
                 config = configured(experiment, name, seed, steps)
-                found[name].append(result(config, args.runs / f"{experiment.config}-{steps}" / name / str(seed)))
-                value = experiment.factor * found[name][-1][experiment.measure]
+                rows[name].append(result(config, args.runs / f"{experiment.config}-{steps}" / name / str(seed)))
+                value = experiment.factor * rows[name][-1][experiment.measure]
                 print(f"{experiment.config} {name} seed {seed}: {value:.4g}", flush=True)
-        tables.append(table(experiment, steps, found))
+    print("measuring the speed of a step", flush=True)
+    tables = []
+    for experiment in EXPERIMENTS:
+        steps, rows = budgets[experiment.config], found[experiment.config]
+        tables.append(table(experiment, steps, rows, speeds(experiment, list(rows), args.rounds)))
     args.out.write_text(page(tables))
 
 
@@ -82,31 +91,41 @@ def configured(experiment: Experiment, name: str, seed: int, steps: int) -> Conf
 
 
 def result(config: Config, folder: pathlib.Path) -> dict[str, float]:
-    """Measures of a run on the test split, its speed and size; it is trained if that has not been done."""
+    """Measures of a run on the test split, and its size; it is trained if that has not been done."""
     if not (folder / "results.json").exists():
         train(config, folder)
         write_results(evaluate(folder, checkpoint="newest"), folder)
     measures = json.loads((folder / "results.json").read_text())["measures"]
-    rates = [rate for rate in read_csv(folder / "timing.csv")["steps_per_second"] if rate is not None]
     params = setup.build(config).parallel.abstract_state.params
-    return measures | {
-        "steps_per_second": float(np.median(rates)),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    return measures | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+
+
+def speeds(experiment: Experiment, names: list[str], rounds: int) -> dict[str, Timing]:
+    """The time of a training step of each mechanism, all in turn."""
+    makers = {
+        name: lambda name=name: BareStep(setup.build(configured(experiment, name, 0, rounds))).candidate()
+        for name in names
     }
+    found = measure(makers, rounds)
+    return {name: measured.timing for name, measured in found.items()}
 
 
-def table(experiment: Experiment, steps: int, found: dict[str, list[dict[str, float]]]) -> str:
+def table(
+    experiment: Experiment, steps: int, found: dict[str, list[dict[str, float]]], times: dict[str, Timing]
+) -> str:
     """Means and spreads of one experiment, mechanisms in the order of `MECHANISMS`."""
     lines = [
         f"## {experiment.title[0].upper()}{experiment.title[1:]}, {steps} steps",
         "",
-        f"| mechanism | options | {experiment.column}: mean | standard deviation | each seed | parameters | steps/s |",
+        f"| mechanism | options | {experiment.column}: mean | standard deviation | each seed | parameters | "
+        "steps/s (quartiles) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, rows in found.items():
         options = configured(experiment, name, 0, steps).model.attention.options
         values = [experiment.factor * row[experiment.measure] for row in rows]
         spread = f"{np.std(values, ddof=1):.2g}" if len(values) > 1 else "one seed"
+        slow, fast = (1 / quartile for quartile in reversed(times[name].quartiles))
         cells = (
             f"`{name}`",
             f"`{options}`" if options else "",
@@ -114,7 +133,7 @@ def table(experiment: Experiment, steps: int, found: dict[str, list[dict[str, fl
             spread,
             ", ".join(f"{value:.4g}" for value in values),
             f"{rows[0]['parameters']:,}",
-            f"{np.median([row['steps_per_second'] for row in rows]):.3g}",
+            f"{1 / times[name].median:.3g} ({slow:.3g} to {fast:.3g})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from benchmarks.peers_torch.convnn import (
     MultiHeadConv1dAttention,
     MultiHeadConvNNAttention,
 )
+from benchmarks.peers_torch.flex import flex_attention_of
 from benchmarks.peers_torch.kvt import MultiHeadKvtAttention
 from benchmarks.peers_torch.local import MultiHeadLocalAttention
 from benchmarks.peers_torch.natural import NaturalAttention
@@ -28,10 +29,9 @@ from benchmarks.peers_torch.neural import MHSelfAttention, NeuralAttention, Simp
 from benchmarks.peers_torch.reduced import ReducedAttention
 from benchmarks.peers_torch.softmax import FusedAttention, MultiHeadAttention
 from benchmarks.peers_torch.sparse import MultiHeadSparseAttention
-from benchmarks.peers_torch.vit import LAYERS, ViT
+from benchmarks.peers_torch.vit import ViT
 
 __all__ = [
-    "LAYERS",
     "AdaptiveCausalAttention",
     "FusedAttention",
     "MHSelfAttention",
@@ -49,4 +49,5 @@ __all__ = [
     "ReducedAttention",
     "SimpleTransformer",
     "ViT",
+    "flex_attention_of",
 ]

@@ -1,46 +1,9 @@
-"""The ConvNN repository's Vision Transformer with each of its layers."""
+"""The ConvNN repository's Vision Transformer, around any of its layers."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-from benchmarks.peers_torch.convnn import (
-    MultiHeadBranchingAttention,
-    MultiHeadBranchingConv,
-    MultiHeadConv1dAttention,
-    MultiHeadConvNNAttention,
-)
-from benchmarks.peers_torch.kvt import MultiHeadKvtAttention
-from benchmarks.peers_torch.local import MultiHeadLocalAttention
-from benchmarks.peers_torch.neighborhood import NeighborhoodAttention1D
-from benchmarks.peers_torch.softmax import MultiHeadAttention
-from benchmarks.peers_torch.sparse import MultiHeadSparseAttention
-
-CONVNN = ("K", "sampling_type", "num_samples", "sample_padding", "magnitude_type", "coordinate_encoding")
-CONVNN += ("convolution_type", "softmax_topk_val", "attention_dropout")
-
-
-def _of_convnn(options: dict) -> dict:
-    return {name: options[name] for name in CONVNN if name in options}
-
-
-LAYERS: dict[str, Callable[[int, int, dict], nn.Module]] = {
-    "Attention": lambda d, h, o: MultiHeadAttention(d, h, o.get("attention_dropout", 0.0)),
-    "ConvNNAttention": lambda d, h, o: MultiHeadConvNNAttention(d, h, **_of_convnn(o)),
-    "BranchConv": lambda d, h, o: MultiHeadBranchingConv(d, h, o["branch_ratio"], o["kernel_size"], **_of_convnn(o)),
-    "BranchAttention": lambda d, h, o: MultiHeadBranchingAttention(d, h, o["branch_ratio"], **_of_convnn(o)),
-    "Conv1dAttention": lambda d, h, o: MultiHeadConv1dAttention(d, h, o["kernel_size"]),
-    "KvtAttention": lambda d, h, o: MultiHeadKvtAttention(d, h, topk=o["K"]),
-    "LocalAttention": lambda d, h, o: MultiHeadLocalAttention(d, 128, 64, h),
-    "NeighborhoodAttention": lambda d, h, o: NeighborhoodAttention1D(
-        d, h, o["K"], qkv_bias=False, proj_drop=o.get("attention_dropout", 0.0)
-    ),
-    "SparseAttention": lambda d, h, o: MultiHeadSparseAttention(
-        d, h, o.get("attention_dropout", 0.0), o["sparse_mode"], o["sparse_context_window"]
-    ),
-}
-"""Name of the layer -> the module of so many features and heads, and of the ViT's options."""
 
 
 class _PatchEmbedding(nn.Module):
@@ -83,7 +46,7 @@ class _Encoder(nn.Module):
 
 
 class ViT(nn.Module):
-    """Logits of token 0, the class token, without a last norm. `options` are the layers' (see `LAYERS`)."""
+    """Logits of token 0, the class token, without a last norm; `attention()` makes a layer's module."""
 
     def __init__(
         self,
@@ -91,18 +54,16 @@ class ViT(nn.Module):
         patch_size: int,
         d_hidden: int,
         d_mlp: int,
-        num_heads: int,
         num_layers: int,
         num_classes: int,
-        layer: str,
+        attention: Callable[[], nn.Module],
         dropout: float = 0.0,
-        **options: object,
     ):
         super().__init__()
         self.patch_embedding = _PatchEmbedding(patch_size, d_hidden)
         self.positional_encoding = _PositionalEncoding(d_hidden, (image_size // patch_size) ** 2 + 1)
         self.transformer_encoder = nn.ModuleList(
-            _Encoder(d_hidden, d_mlp, LAYERS[layer](d_hidden, num_heads, options), dropout) for _ in range(num_layers)
+            _Encoder(d_hidden, d_mlp, attention(), dropout) for _ in range(num_layers)
         )
         self.classifier = nn.Linear(d_hidden, num_classes)
 

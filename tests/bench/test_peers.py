@@ -39,6 +39,29 @@ CLASSES = {
 }
 """Recorded mechanism, and class where it has several of them, -> peer."""
 
+CONVNN = tuple(inspect.signature(peers_torch.MultiHeadConvNNAttention).parameters)[2:]
+
+LAYERS = {
+    "Attention": lambda d, h, s: peers_torch.MultiHeadAttention(d, h),
+    "ConvNNAttention": lambda d, h, s: peers_torch.MultiHeadConvNNAttention(d, h, **of_convnn(s)),
+    "BranchConv": lambda d, h, s: peers_torch.MultiHeadBranchingConv(
+        d, h, s["branch_ratio"], s["kernel_size"], **of_convnn(s)
+    ),
+    "BranchAttention": lambda d, h, s: peers_torch.MultiHeadBranchingAttention(d, h, s["branch_ratio"], **of_convnn(s)),
+    "KvtAttention": lambda d, h, s: peers_torch.MultiHeadKvtAttention(d, h, topk=s["K"]),
+    "LocalAttention": lambda d, h, s: peers_torch.MultiHeadLocalAttention(d, 128, 64, h),
+    "NeighborhoodAttention": lambda d, h, s: peers_torch.NeighborhoodAttention1D(d, h, s["K"], qkv_bias=False),
+    "SparseAttention": lambda d, h, s: peers_torch.MultiHeadSparseAttention(
+        d, h, 0.0, s["sparse_mode"], s["sparse_context_window"]
+    ),
+}
+"""Layer of the released ViT -> its module of so many features and heads, under the ViT's settings."""
+
+
+def of_convnn(settings):
+    return {name: settings[name] for name in CONVNN if name in settings}
+
+
 OTHER_SOURCES = ("nlp_standard_attention", "vision_neural_attention", "vision_standard_attention")
 """Variants of a class that have no peer: their models differ in what surrounds attention."""
 
@@ -60,13 +83,13 @@ def build(case):
     kind, settings = peer_class(case), dict(case.settings)
     names = set(inspect.signature(kind).parameters)
     if kind is peers_torch.ViT:
-        settings |= {"image_size": settings["img_size"][1]}
-        names |= set(settings)
-        names -= {"cls", "B", "n_tokens", "seed", "img_size", "args_layer", "source", "options"}
+        width, heads = settings["d_hidden"], settings["num_heads"]
+        settings["attention"] = lambda: LAYERS[settings["layer"]](width, heads, settings)
+        settings["image_size"] = settings["img_size"][1]
     if "candidates" in settings:
         settings["candidates"] = settings["candidates"][: settings["num_samples"]]
     if "convnn" in names:
-        names |= set(inspect.signature(peers_torch.MultiHeadConvNNAttention).parameters)
+        names |= set(CONVNN)
     module = kind(**{name: settings[name] for name in names if name in settings}).eval()
     # Released codes list a matrix that the heads share once; a branch that does not run has parameters all the same.
     loaded = module.load_state_dict({k: torch.tensor(v) for k, v in case.group("param").items()}, strict=False)

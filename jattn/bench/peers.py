@@ -5,7 +5,7 @@ import importlib
 import math
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -273,48 +273,77 @@ def candidate(peer: Peer, sizes: Sizes, batch: int, *, dtype: str, train: bool, 
         cotangent = torch.utils._pytree.tree_map(torch.randn_like, out)
         del out
 
-    def run() -> None:
+    def run() -> list:
         if train:
             out = call()
-            torch.autograd.grad(out, [*leaves, *parameters], cotangent, allow_unused=True)
+            gradients = torch.autograd.grad(out, [*leaves, *parameters], cotangent, allow_unused=True)
+            outputs = [out, *gradients]
         else:
             with torch.no_grad():
-                call()
+                outputs = [call()]
         if device == "cuda":
             torch.cuda.synchronize()
+        return outputs
 
-    return timed(torch, run, lambda: _bytes(torch, (cotangent, leaves, parameters) if train else cotangent))
+    return timed(torch, run)
 
 
-def timed(torch: Any, run: Callable[[], None], outputs: Callable[[], int], **figures: int | None) -> Candidate:
-    """The candidate of a PyTorch call; `outputs()` are the bytes of what the call gives, which are no scratch."""
+def timed(torch: Any, run: Callable[[], object], **figures: int | None) -> Candidate:
+    """The candidate of a PyTorch call that returns all it leaves behind, which is no scratch."""
     with memory.limited():
         run()
-        peak = peak_bytes(torch, run)
-    return Candidate(run, max(peak - outputs(), 0), None, **figures)
+        scratch = scratch_bytes(torch, run)
+    return Candidate(run, scratch, **figures)
 
 
-def peak_bytes(torch: Any, run: Callable[[], object]) -> int:
-    """Most memory that a call holds at a time besides what is allocated when it begins."""
+def scratch_bytes(torch: Any, run: Callable[[], object]) -> int:
+    """Most memory that a call holds at a time besides what it finds and what it returns.
+
+    On a CPU every allocation is followed by PyTorch's profiler, and what is freed by the end of the call is scratch; on
+    a GPU the allocator's peak counts, less what the call found and returned.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
+        returned = run()
+        kept = torch.cuda.memory_allocated() - before
+        del returned
+        return max(torch.cuda.max_memory_allocated() - before - kept, 0)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+        returned = run()
+    roots = profile.profiler.kineto_results.experimental_event_tree()
+    events = [event for root in roots for event in _tree(root) if event.tag.name == "Allocation"]
+    del returned
+    return peak_of_freed((e.extra_fields.ptr, e.extra_fields.alloc_size) for e in sorted(events, key=_start))
+
+
+def peak_of_freed(events: Iterable[tuple[int, int]]) -> int:
+    """The peak of all that is allocated and freed again, of events (address, bytes), freed ones being negative."""
+    events = list(events)
+    begun: dict[int, int] = {}
+    freed = [False] * len(events)
+    for place, (address, size) in enumerate(events):
+        if size > 0:
+            begun[address] = place
+        elif address in begun:  # what was there before the call is none of its scratch
+            freed[place] = freed[begun.pop(address)] = True
     live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
+    for counts, (_, size) in zip(freed, events, strict=True):
+        live += size * counts
         peak = max(peak, live)
     return peak
 
 
+def _tree(event: Any) -> Iterator[Any]:
+    yield event
+    for child in event.children:
+        yield from _tree(child)
+
+
+def _start(event: Any) -> int:
+    return event.start_time_ns
+
+
 def _placed(value: Any, place: Mapping[str, Any]) -> Any:
     return value.to(**place) if hasattr(value, "to") else value
-
-
-def _bytes(torch: Any, tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in torch.utils._pytree.tree_leaves(tree))

@@ -172,7 +172,7 @@ def peer_step(model: Any, name: str, config: Config) -> Candidate:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    measured = peers.timed(torch, run, lambda: 0)
+    measured = peers.timed(torch, run)
     return dataclasses.replace(measured, items=config.data.batch_size)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from jattn.attention.mechanism import mechanism
 from jattn.bench import peers, results, table
-from jattn.bench.attention import CHOSEN, Case, Setting, mechanism_candidate, measured_rows, peer_candidate
+from jattn.bench.attention import CHOSEN, Case, Setting, measured_rows, mechanism_candidate, peer_candidate
 from jattn.bench.candidate import Candidate
 from jattn.bench.step import config_of, step_makers, use
 from jattn.errors import UserError, unknown

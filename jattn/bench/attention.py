@@ -18,7 +18,7 @@ import jax
 
 from jattn.attention import cost
 from jattn.attention.mechanism import Mechanism, mechanism
-from jattn.bench import peers, results, table
+from jattn.bench import peers, results, table, torch_calls
 from jattn.bench.candidate import Candidate, Measured, compiled, matmul_rate, measure, ratio, row
 from jattn.bench.kernel import kernel
 from jattn.core import IMPLEMENTATIONS, Causal, Dot, attend
@@ -258,7 +258,7 @@ def peer_candidate(loaded: Any, setting: Setting, chosen: Mechanism, part: str, 
     """A mechanism's peer, as a whole or its kernel."""
     module = _module(setting, chosen, CHOSEN)
     sizes = peers.Sizes(setting.width, setting.length, module.head_size(setting.width))
-    found = peers.candidate(
+    found = torch_calls.candidate(
         peers.PEERS[name](loaded, module, sizes),
         sizes,
         setting.batch,

@@ -19,7 +19,7 @@ import jax
 
 from jattn import cli, data
 from jattn.attention.mechanism import Mechanism, mechanism
-from jattn.bench import peers, results, table
+from jattn.bench import peers, results, table, torch_calls
 from jattn.bench.attention import CHOSEN, TRAIN_FLOPS, Case, measured_rows
 from jattn.bench.candidate import Candidate, matmul_rate, program_memory
 from jattn.bench.shapes import SHAPES, RandomData
@@ -172,7 +172,7 @@ def peer_step(model: Any, name: str, config: Config) -> Candidate:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    measured = peers.timed(torch, run)
+    measured = torch_calls.timed(torch, run)
     return dataclasses.replace(measured, items=config.data.batch_size)
 
 

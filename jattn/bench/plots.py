@@ -66,7 +66,7 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
         axes.set_xlabel("tokens")
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel(label)
-    figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8)
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=8, handlelength=3)
     return figure
 
 

@@ -95,10 +95,10 @@ def _of_cases(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
     return shared, [name for name in names if name not in shared]
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
-def _engineering(value: float) -> str:
+def _engineering(value: float | int) -> str:
     factor, unit = next(((f, u) for f, u in _UNITS if value >= f), (1.0, ""))
     return f"{value / factor:.3g}{unit}"

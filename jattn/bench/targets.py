@@ -30,8 +30,8 @@ class Target:
     peer: a key of `jattn.bench.peers.PEERS`.
     """
 
-    speed: float
-    scratch: float | None = None
+    speed: float | int
+    scratch: float | int | None = None
     peer: str = "released"
 
 

@@ -41,10 +41,13 @@ Case = tuple[tuple[str, Any], ...]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TwoFeatureNetwork:
-    """A small ReLU network on two features of each token: a learned score to measure the core with."""
+    """A small ReLU network on two features of each token: a learned score to measure the core with.
 
-    hidden: Float[Array, "h 3"]
-    output: Float[Array, "h 2"]
+    hidden: (H, 3); output: (H, 2). Not annotated, since compilation keeps other things than arrays in their places.
+    """
+
+    hidden: Any
+    output: Any
 
     def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Float[Array, "t s"]:
         """w3 relu(w21 relu(a1 + b1) + w22 relu(a2 + b2) + c2) + c3."""

@@ -9,8 +9,12 @@ import jax.numpy as jnp
 
 from jattn.bench.memory import available_bytes
 from jattn.bench.timing import Timing, interleaved
+from jattn.errors import UserError
 
 Name = TypeVar("Name", bound=Hashable)
+
+FAILURES = (UserError, MemoryError, RuntimeError, NotImplementedError)
+"""What a row can end in; JAX's and PyTorch's own errors are RuntimeErrors."""
 
 _MATMUL_REPEATS = 7
 
@@ -75,7 +79,7 @@ def measure(makers: Mapping[Name, Callable[[], Candidate]], repeats: int) -> dic
     """Makes all candidates, calls each once, and times in turn those that did not fail.
 
     Out of memory, a failed compilation or a mechanism that cannot do what is asked of it are results: they come back
-    as `error`, and the others are measured all the same.
+    as `error`, and the others are measured all the same. Any other exception is a bug and is raised.
     """
     made, measured = {}, {}
     for name, make in makers.items():
@@ -84,7 +88,7 @@ def measure(makers: Mapping[Name, Callable[[], Candidate]], repeats: int) -> dic
             candidate = make()
             jax.block_until_ready(candidate.run())
             after = _device_peak()
-        except Exception as error:  # whatever it is, it is this row's result
+        except FAILURES as error:
             measured[name] = Measured(error=_sentence(error))
             continue
         made[name] = candidate

@@ -23,14 +23,14 @@ def test_failures_are_rows_and_the_others_are_measured():
         "huge": failing(MemoryError("needs 9 GB")),
         "device": failing(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")),
         "works": lambda: Candidate(lambda: calls.append(1), 3, 7, flops=5, items=11),
-        "broken": failing(ValueError("\n  no such thing\nmore")),
+        "broken": failing(NotImplementedError("\n  no such thing\nmore")),
     }
     found = measure(makers, 4)
     assert list(found) == list(makers)
     rows = {name: row({"name": name}, measured, matmul_rate=100.0) for name, measured in found.items()}
     assert rows["huge"] == {"case": {"name": "huge"}, "error": "out of memory: needs 9 GB"}
     assert rows["device"]["error"].startswith("out of memory: RESOURCE_EXHAUSTED")
-    assert rows["broken"]["error"] == "ValueError: no such thing"
+    assert rows["broken"]["error"] == "NotImplementedError: no such thing"
     assert len(calls) == 6  # one to see whether it runs, one to warm up, four timed
     works = rows["works"]
     assert (works["scratch_bytes"], works["peak_bytes"], works["repeats"], works["flops"]) == (3, 7, 4, 5)
@@ -42,6 +42,11 @@ def test_failures_are_rows_and_the_others_are_measured():
 def test_a_candidate_that_fails_when_called_is_a_row():
     found = measure({"late": lambda: Candidate(failing(MemoryError("at last")), 0)}, 1)
     assert found["late"].error == "out of memory: at last"
+
+
+def test_a_bug_is_no_row():
+    with pytest.raises(TypeError, match="a bug"):
+        measure({"wrong": failing(TypeError("a bug"))}, 1)
 
 
 def test_what_does_not_fit_is_not_run(monkeypatch):

@@ -45,6 +45,7 @@ def load() -> types.ModuleType:
     # OpenMP's threads otherwise wait by spinning, which stalls both libraries for whole time slices where other
     # programs run: a kernel of 2 ms took 124 ms on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is for both
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler announces every run
     try:
         torch = importlib.import_module("torch")

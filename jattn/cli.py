@@ -86,14 +86,23 @@ def parse_train(argv: Sequence[str]) -> Command | None:
     config = values.config
     if not isinstance(config, Config):
         raise UserError(f"get_config of {place} must return a jattn.config.Config, not {type(config).__name__}")
-    for name in nones:
-        *groups, field = name.split(".")
-        owner = config
-        for group in groups:
-            owner = getattr(owner, group)
-        setattr(owner, field, None)
+    _unset(config, nones)
     workdir = Path(values.workdir) if values.workdir is not None else default_workdir(place)
     return Command(config, workdir, values.restart, values.allow_config_change)
+
+
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """A config that no file holds, with the options in `--config.NAME=VALUE` flags set.
+
+    Raises:
+      UserError: an option or its value is unknown or wrong.
+    """
+    values = flags.FlagValues()
+    line, nones = _overrides(overrides)
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=["jattn", *line])
+    _parse(values, ["jattn", *line])
+    _unset(values.config, nones)
+    return values.config
 
 
 def default_workdir(config_argument: str) -> Path:
@@ -208,6 +217,15 @@ def _overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             nones = [other for other in nones if other != name]
             line.append(f"--{negated or ''}config.{name}{value or ''}")
     return line, nones
+
+
+def _unset(config: Config, names: Sequence[str]) -> None:
+    for name in names:
+        *groups, field = name.split(".")
+        owner = config
+        for group in groups:
+            owner = getattr(owner, group)
+        setattr(owner, field, None)
 
 
 def _may_be_none(annotation: Any) -> bool:

@@ -22,8 +22,8 @@ ORDER = [
     {"optim", "data", "interop"},
     {"training"},
     {"evaluation"},
-    {"bench", "verify"},
-    {"cli"},
+    {"verify", "cli"},
+    {"bench"},
     {"__main__"},
 ]
 

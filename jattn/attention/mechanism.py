@@ -26,6 +26,11 @@ class Mechanism:
     name: str
     options: tuple[tuple[str, Any], ...]
 
+    def __str__(self) -> str:
+        """As on a command line: "neural(projection_dim=4)"."""
+        options = ", ".join(f"{option}={value!r}" for option, value in self.options)
+        return f"{self.name}({options})" if options else self.name
+
     def module(self, **common: Any) -> nn.Module:
         """The unbound module: `common` fields as the model sets them, but for those that the mechanism keeps;
         options override them.

@@ -9,7 +9,6 @@ second to second by more than the loop costs, and a drift cancels so.
 import argparse
 import contextlib
 import io
-import json
 import pathlib
 import runpy
 import tempfile
@@ -20,13 +19,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jattn import data
-from jattn.bench.timing import Timing, machine
+from jattn.bench import results
+from jattn.bench.step import BareStep
+from jattn.bench.timing import Timing
 from jattn.config import CheckpointConfig, Config, ValidationConfig
 from jattn.errors import UserError
 from jattn.training import setup, train
 from jattn.training.metrics import read_csv
-from jattn.training.step import make_train_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", default="configs/digits_vit.py", help="whose model and data are used (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=200, help="of each repetition (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=9, help="repetitions (default: %(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the results")
+    results.add_arguments(parser, repeats=9)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,13 +43,14 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: there is no such config, or fewer steps than two rows of metrics need.
     """
+    results.check_arguments(args)
     config = _shortened(args.config, args.steps)
-    bare = _BareStep(config)
+    step = BareStep(setup.build(config))
     seconds = {"bare step": [], "training loop": []}
-    before = bare.seconds_per_step(args.steps, config.logging.every)
+    before = _seconds_per_step(step, args.steps, config.logging.every)
     for _ in range(args.repeats):
         seconds["training loop"].append(_loop_seconds_per_step(config))
-        after = bare.seconds_per_step(args.steps, config.logging.every)
+        after = _seconds_per_step(step, args.steps, config.logging.every)
         seconds["bare step"].append((before + after) / 2)
         before = after
     bare_time, loop_time = (Timing(tuple(values)) for values in seconds.values())
@@ -65,32 +64,33 @@ def run(args: argparse.Namespace) -> None:
     table.add_row("overhead", f"{ratio - 1:.1%}", f"{low - 1:.1%} to {high - 1:.1%}")
     Console().print(table)
     if args.out is not None:
-        results = {"config": args.config, "steps": args.steps, "seconds_per_step": seconds, "ratio": ratio}
-        args.out.write_text(json.dumps(machine() | results, indent=2) + "\n")
+        case = {"config": args.config, "steps": args.steps}
+        rows = [
+            _row(case | {"part": name}, timing) for name, timing in zip(seconds, (bare_time, loop_time), strict=True)
+        ]
+        rows[1]["times_better_than"] = {"bare step": {"speed": 1 / ratio, "speed_quartiles": [1 / high, 1 / low]}}
+        results.write(args.out, "loop", rows)
 
 
-class _BareStep:
-    """The compiled step of a config, with its state and one batch on the device."""
+def _row(case: dict, timing: Timing) -> dict:
+    return {
+        "case": case,
+        "milliseconds": 1e3 * timing.median,
+        "milliseconds_quartiles": [1e3 * value for value in timing.quartiles],
+        "repeats": len(timing.seconds),
+    }
 
-    def __init__(self, config: Config):
-        experiment = setup.build(config)
-        self._batch = experiment.parallel.place(
-            data.train_batch(experiment.dataset, config.seed, 0, config.data.batch_size)
-        )
-        step = make_train_step(experiment.model, experiment.optimizer, config, experiment.dataset.prepare)
-        self._step = jax.jit(step, donate_argnums=0)
-        self._state, _ = self._step(experiment.parallel.init_state(), self._batch)
 
-    def seconds_per_step(self, steps: int, block: int) -> float:
-        """Median over blocks of so many steps, each waited for as a whole."""
-        blocks = []
-        for _ in range(steps // block):
-            start = time.perf_counter()
-            for _ in range(block):
-                self._state, _ = self._step(self._state, self._batch)
-            jax.block_until_ready(self._state)
-            blocks.append((time.perf_counter() - start) / block)
-        return float(np.median(blocks))
+def _seconds_per_step(step: BareStep, steps: int, block: int) -> float:
+    """Median over blocks of so many steps, each waited for as a whole."""
+    blocks = []
+    for _ in range(steps // block):
+        start = time.perf_counter()
+        for _ in range(block):
+            state = step.run()
+        jax.block_until_ready(state)
+        blocks.append((time.perf_counter() - start) / block)
+    return float(np.median(blocks))
 
 
 def _loop_seconds_per_step(config: Config) -> float:

@@ -1,14 +1,14 @@
 """Interleaved timing, so that a busy machine disturbs all candidates alike."""
 
 import dataclasses
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
 
-import jattn
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +35,14 @@ class Timing:
         return float(median), float(low), float(high)
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def interleaved(candidates: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, Timing]:
     """Runs every candidate once per repetition, in turn, after one untimed round."""
     for candidate in candidates.values():
         jax.block_until_ready(candidate())
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, candidate in candidates.items():
             start = time.perf_counter()
             jax.block_until_ready(candidate())
             seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
-
-
-def machine() -> dict[str, object]:
-    """What a result depends on besides the code: to be stored with it."""
-    devices = jax.devices()
-    return {
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "platform": devices[0].platform,
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jattn": jattn.__version__,
-    }

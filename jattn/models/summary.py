@@ -130,9 +130,7 @@ def _described(model: Transformer, name: str) -> str:
     """A block's mechanism and its options."""
     if not name.startswith("block_"):
         return ""
-    mechanism = model.mechanisms()[int(name.removeprefix("block_"))]
-    options = ", ".join(f"{option}={value!r}" for option, value in mechanism.options)
-    return f"{mechanism.name}({options})"
+    return str(model.mechanisms()[int(name.removeprefix("block_"))])
 
 
 def _grouped(attention: dict[str, str]) -> list[str]:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import SupportsFloat
 
 import jax
-from tensorboardX import SummaryWriter
 
 from jattn.errors import UserError
 
@@ -137,6 +136,9 @@ class Records:
         self.short = [str(folder / name) for name, file in self._files.items() if file.is_short]
         self._events = None
         if tensorboard:
+            # It imports PyTorch where that is installed, which takes seconds.
+            from tensorboardX import SummaryWriter
+
             # Without the suffix, two sessions that begin within one second would write to one file.
             suffix = f".from{purge_step}"
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step, filename_suffix=suffix)

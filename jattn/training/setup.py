@@ -63,13 +63,18 @@ class Experiment:
     validation_metrics: tuple[str, ...]
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     """Everything that a config describes, with all of its options checked.
+
+    Args:
+      config: of the run.
+      dataset: its data; None = what `config.data` describes.
 
     Raises:
       UserError: any option that is unknown, out of range or contradicts another.
     """
-    dataset = data.build(config.data)
+    if dataset is None:
+        dataset = data.build(config.data)
     model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
     plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)

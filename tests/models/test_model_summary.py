@@ -77,7 +77,7 @@ def test_the_text_names_every_layer_its_mechanism_and_the_implementation():
     }
     assert parameters == {
         "token_embedding": ([], f"{counts['token_embedding']:,}"),
-        "block_0": (["softmax()"], f"{counts['block_0']:,}"),
+        "block_0": (["softmax"], f"{counts['block_0']:,}"),
         "block_1": (["softmax(num_key_heads=2)"], f"{counts['block_1']:,}"),
         "norm_output": ([], f"{counts['norm_output']:,}"),
         "output": ([], f"{counts['output']:,}"),

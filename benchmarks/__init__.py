@@ -1,0 +1,1 @@
+"""What jattn is measured against; no part of the package."""

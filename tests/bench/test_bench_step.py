@@ -1,0 +1,95 @@
+"""The benchmarks of whole steps and of the pipeline that feeds them."""
+
+import numpy as np
+import pytest
+
+from jattn.__main__ import parser
+from jattn.bench import results, step
+from jattn.bench.shapes import SHAPES, RandomData
+from jattn.data import train_batch
+from jattn.errors import UserError
+from jattn.models.build import build
+
+TINY = ("--set=model.width=12", "--set=model.depth=1", "--set=model.mlp_dim=8", "--set=data.batch_size=2")
+
+
+def run(*argv):
+    args = parser().parse_args(["bench", *argv])
+    args.run(args)
+
+
+def test_steps_of_a_built_in_model_with_several_mechanisms(tmp_path):
+    out = tmp_path / "out.json"
+    run("step", "vit_tiny", *TINY, "--mechanisms=softmax,conv1d(kernel_size=3)", "--repeats=2", f"--out={out}")
+    rows = results.read(out)["rows"]
+    assert [row["case"]["mechanism"] for row in rows] == ["softmax", "conv1d(kernel_size=3)"]
+    for row in rows:
+        assert row["case"]["batch"] == 2
+        assert row["scratch_bytes"] > 0
+        assert row["flops"] > 3 * 2 * 196 * 2 * 768 * 12  # the patches' embedding alone, both examples, three times
+
+
+def test_steps_of_a_config_file_with_options(tmp_path):
+    out = tmp_path / "out.json"
+    run("step", "configs/digits_vit.py:smoke", "--set=data.batch_size=4", "--repeats=1", f"--out={out}")
+    (row,) = results.read(out)["rows"]
+    assert (row["case"]["batch"], row["case"]["model"]) == (4, "configs/digits_vit.py:smoke")
+
+
+def test_options_reach_built_in_models():
+    config = step.config_of("language_model", ["model.layers=0:neural", "optim.clip_norm=1.5", "model.mlp_dim=None"])
+    assert (config.model.layers, config.optim.clip_norm, config.model.mlp_dim) == ("0:neural", 1.5, None)
+    assert step.config_of("language_model", []).model.layers == ""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_built_in_models_are_of_the_sizes_they_are_named_by(name):
+    config = SHAPES[name].config()
+    model = build(config.model, SHAPES[name].task)
+    assert (model.depth, model.width, model.max_length, config.data.batch_size) == {
+        "vit_tiny": (12, 192, 197, 8),
+        "language_model": (8, 512, 1024, 1),
+    }[name]
+
+
+def test_random_data_is_of_its_task():
+    task = SHAPES["language_model"].task
+    batch = train_batch(RandomData(task), 0, 0, 3)
+    assert batch["inputs"].shape == batch["targets"].shape == batch["weight"].shape == (3, task.length)
+    np.testing.assert_array_equal(batch["inputs"][:, 1:], batch["targets"][:, :-1])
+    pictures = train_batch(RandomData(SHAPES["vit_tiny"].task), 0, 0, 3)
+    assert (pictures["inputs"].shape, pictures["targets"].shape) == ((3, 224, 224, 3), (3,))
+
+
+def test_the_pipeline_beside_its_step(tmp_path):
+    out = tmp_path / "out.json"
+    run("input", "configs/digits_vit.py:smoke", "--batches=2", "--repeats=2", f"--out={out}")
+    rows = results.read(out)["rows"]
+    assert [row["case"]["part"] for row in rows] == ["batches", "placed", "step"]
+    for row in rows:
+        assert row["items_per_second"] == pytest.approx(2 * 16 / (row["milliseconds"] / 1e3))
+
+
+def test_mistakes_are_sentences():
+    for argv, sentence in (
+        (("step", "vit_huge"), "there is no model 'vit_huge'"),
+        (("step", "nowhere.py"), "there is no config file 'nowhere.py'"),
+        (("step", "vit_tiny", "--set=model.widht=3"), "did you mean"),
+        (("step", "vit_tiny", "--set=model.width"), "write NAME=VALUE"),
+        (("step", "vit_tiny", "--set=model.width=wide"), "config.model.width must be"),
+        (("input", "vit_tiny"), "has no pipeline"),
+        (("input", "configs/digits_vit.py:smoke", "--batches=0"), "at least 1 batch"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            run(*argv)
+
+
+def test_the_released_model_in_the_same_run(tmp_path):
+    pytest.importorskip("torch", reason="peers are in PyTorch: pip install -r requirements-bench.txt")
+    out = tmp_path / "out.json"
+    run("step", "vit_tiny", *TINY, "--mechanisms=kvt(topk=5),super", "--peers", "--repeats=2", f"--out={out}")
+    rows = results.read(out)["rows"]
+    assert not [row["error"] for row in rows if "error" in row]
+    cases = [(row["case"]["mechanism"], row["case"]["implementation"]) for row in rows]
+    assert cases[:2] == [("kvt(topk=5)", "chosen"), ("kvt(topk=5)", "released")]
+    assert rows[0]["times_better_than"]["released"]["speed"] > 0

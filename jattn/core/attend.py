@@ -12,6 +12,7 @@ from jattn.core.choice import Choice, Implementation, Request, choose
 from jattn.core.dense import dense
 from jattn.core.dropout import Dropout
 from jattn.core.library import library, library_cannot
+from jattn.core.pallas_gpu import pallas_gpu, pallas_gpu_cannot
 from jattn.core.scores import Dot
 from jattn.core.sharding import divided
 from jattn.types import Array, Float, Int, Tokens
@@ -50,8 +51,10 @@ def attend(
     Raises:
       ValueError: shapes that do not fit each other, an unknown implementation or one that cannot serve the call.
     """
-    request = Request.of(q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout)
-    run = IMPLEMENTATIONS[choose(IMPLEMENTATIONS, request, implementation).implementation].run
+    request = Request.of(
+        q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout, named=implementation
+    )
+    run = IMPLEMENTATIONS[choose(IMPLEMENTATIONS, request).implementation].run
     if dropout is not None:
         dropout = dataclasses.replace(dropout, seed=jnp.asarray(dropout.seed, jnp.uint32))
     arguments = q, k, v, score, bias, mask, jnp.asarray(offset, jnp.int32), dropout
@@ -64,6 +67,7 @@ _AS_NAMED = "it is taken when named: its lse has no gradient"
 # In order of preference. On two CPU cores blockwise took less time and memory than dense at every length from 4
 # tokens up (`python -m jattn bench attention`), so there is no threshold between them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: None),
     "blockwise": Implementation(blockwise, lambda request: None, lambda request: None),
     "dense": Implementation(dense, lambda request: None, lambda request: None),
     "xla": Implementation(
@@ -95,5 +99,7 @@ def explain(
 
     Only shapes and dtypes are looked at: `jax.ShapeDtypeStruct`s serve as well as arrays.
     """
-    request = Request.of(q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout)
-    return choose(IMPLEMENTATIONS, request, implementation)
+    request = Request.of(
+        q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout, named=implementation
+    )
+    return choose(IMPLEMENTATIONS, request)

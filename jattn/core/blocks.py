@@ -105,10 +105,15 @@ def reach_of_any_head(call: Call) -> tuple[Array, Array]:
 
 def union(reach: Reach) -> tuple[Array, Array]:
     """The lags (lo, hi) within the reach of some head, as int32 scalars; unbounded ends are +-2**30."""
-    lo, hi = reach
-    lo = -_FAR if lo is None else jnp.ceil(jnp.clip(jnp.min(jnp.asarray(lo)), -_FAR, _FAR))
-    hi = _FAR if hi is None else jnp.floor(jnp.clip(jnp.max(jnp.asarray(hi)), -_FAR, _FAR))
-    return jnp.asarray(lo, jnp.int32), jnp.asarray(hi, jnp.int32)
+    lo, hi = whole_lags(reach)
+    return jnp.min(lo), jnp.max(hi)
+
+
+def whole_lags(reach: Reach) -> tuple[Array, Array]:
+    """The lags (lo, hi) within reach of each head, as int32, scalars where heads share them; +-2**30 is unbounded."""
+    lo, hi = (far if end is None else jnp.asarray(end) for end, far in zip(reach, (-_FAR, _FAR), strict=True))
+    lo, hi = jnp.ceil(jnp.clip(lo, -_FAR, _FAR)), jnp.floor(jnp.clip(hi, -_FAR, _FAR))
+    return lo.astype(jnp.int32), hi.astype(jnp.int32)
 
 
 def key_blocks_of(g: Grid, i: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:

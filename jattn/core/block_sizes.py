@@ -28,8 +28,8 @@ class Sizes:
 # By the widest feature axis, up to which a row serves. Nothing here was measured yet: the sizes are those that keep
 # sums and one tile within the registers of their warps. `python -m jattn bench gpu` measures what belongs here.
 TABLE: dict[int, Sizes] = {
-    64: Sizes(BlockSizes(64, 64, 4, 3), BlockSizes(64, 64, 4, 2), BlockSizes(64, 64, 4, 2)),
-    128: Sizes(BlockSizes(64, 64, 4, 3), BlockSizes(64, 32, 4, 2), BlockSizes(32, 64, 4, 2)),
+    64: Sizes(BlockSizes(128, 64, 8, 3), BlockSizes(64, 64, 4, 2), BlockSizes(64, 64, 4, 2)),
+    128: Sizes(BlockSizes(128, 64, 8, 2), BlockSizes(64, 32, 4, 2), BlockSizes(32, 64, 4, 2)),
     256: Sizes(BlockSizes(64, 32, 8, 2), BlockSizes(32, 32, 8, 1), BlockSizes(32, 32, 8, 1)),
 }
 

@@ -6,7 +6,7 @@ single numbers travel together, in one array of floating-point numbers and one o
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jattn.core.powers_of_two import Rows, filled, physical
-from jattn.core.tiles import HEAD, KEY, QUERY, Parts
+from jattn.core.tiles import HEAD, QUERY, Parts
 from jattn.types import Array, Int
 
 
@@ -96,9 +96,10 @@ class Layout:
         return ref[(pl.ds(block * self.t, self.t), *(slice(None),) * (len(ref.shape) - 1))]
 
     def sums(self, of_keys: bool) -> list[Array]:
-        """Zeros, for the gradients of one program."""
+        """Zeros, for the gradients of one program; those of single numbers are kept by row."""
         tile = self.parts.of_tile(self.t, self.s)
-        return [jnp.zeros(physical(tile[index].shape), jnp.float32) for index in self.parts.gradients(of_keys)]
+        shapes = [(self.t,) if index in self.places else physical(tile[index].shape) for index in range(len(tile))]
+        return [jnp.zeros(shapes[index], jnp.float32) for index in self.parts.gradients(of_keys)]
 
     def outputs(self, leaves: Sequence[Array], heads: tuple[int, int, int], programs: int, of_keys: bool) -> list:
         """What the programs of a kernel write: pairs of an array and of one program's block of it."""
@@ -123,7 +124,7 @@ class Layout:
         packed = outputs.pop(0) if any(index in self.places for index in self.parts.gradients(of_keys)) else None
         for index, gradient in zip(self.parts.gradients(of_keys), gradients, strict=True):
             if index in self.places:
-                packed[place], place = gradient, place + 1
+                packed[place], place = gradient.sum(), place + 1
             else:
                 ref = outputs.pop(0)
                 ref[...] = gradient.astype(ref.dtype)
@@ -164,16 +165,16 @@ def _filled_up(leaf: Array, first: int, tokens: int | None = None) -> Array:
     return jnp.pad(leaf, widths, mode="edge") if any(after for _, after in widths) else leaf
 
 
-def spec(array: Any, block: tuple[int, ...] | None = None, axis: int | None = None) -> pl.BlockSpec:
+def spec(array: Any, block: tuple[int | None, ...] | None = None, own: Callable = lambda i: i) -> pl.BlockSpec:
     """The part of an array (B|1, K|1, G|1, ...) that one program of a grid (blocks, G, K, B) sees.
 
-    Of the fourth axis it sees the program's own block where `block` is given, the shape of one; else all.
+    Of the fourth axis it sees all; or, where `block` is given, the shape of one, the program's own: number own(i).
     """
     batch, key_heads, per_key = array.shape[:3]
     rest = array.shape[3:] if block is None else block
 
     def index(i: Int[Array, ""], g: Array, k: Array, b: Array) -> tuple:
         heads = b if batch > 1 else 0, k if key_heads > 1 else 0, g if per_key > 1 else 0
-        return (*heads, *((0,) * len(rest) if block is None else (i, *(0,) * (len(rest) - 1))))
+        return (*heads, *((0,) * len(rest) if block is None else (own(i), *(0,) * (len(rest) - 1))))
 
     return pl.BlockSpec((None, None, None, *rest), index)

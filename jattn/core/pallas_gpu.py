@@ -11,6 +11,7 @@ and meant for tests.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,9 +25,9 @@ from jattn.core import blocks
 from jattn.core.block_sizes import BlockSizes, Sizes, sizes_for
 from jattn.core.call import Call, group
 from jattn.core.choice import Request
-from jattn.core.derivatives import forward_mode_only, reverse_mode_only
+from jattn.core.derivatives import never_differentiated, reverse_mode_only
 from jattn.core.operands import Layout, spec
-from jattn.core.powers_of_two import LARGEST, evaluate, filled, looked_up, objection
+from jattn.core.powers_of_two import LARGEST, evaluate, evaluate_by_row, filled, looked_up, objection
 from jattn.core.tiles import HEAD, KEY, LOG2E, QUERY, Parts, Untraceable, backward_tile, forward_tile, parts_of
 from jattn.types import Array, Float
 
@@ -136,15 +137,18 @@ def _bounds_by_head(call: Call) -> tuple[Array, Array, Array]:
 def _visited(plan: Plan, size: BlockSizes, bounds: list[Array], of_keys: bool) -> Array:
     """First and one past the last block that each program visits: (1, K|1, G|1, programs, 2)."""
     g, (offset, lo, hi) = plan.grid(size), bounds
-    count, visited = (
-        (g.key_blocks, blocks.query_blocks_of) if of_keys else (g.query_blocks, blocks.key_blocks_of)
-    )
+    count, visited = (g.key_blocks, blocks.query_blocks_of) if of_keys else (g.query_blocks, blocks.key_blocks_of)
 
     def of_head(lo: Array, hi: Array) -> Array:
         return jnp.stack(jax.vmap(lambda index: visited(g, index, offset, (lo, hi)))(jnp.arange(count)), -1)
 
     found = jax.vmap(of_head)(*jnp.broadcast_arrays(lo, hi)).astype(jnp.int32)
     return found.reshape(1, *(plan.heads[1:] if found.shape[0] > 1 else (1, 1)), count, 2)
+
+
+def _heaviest_first(programs: int, of_keys: bool) -> Callable:
+    """The block of a program: causal, the last queries have most to do, and the first keys; a GPU begins with these."""
+    return lambda i: i if of_keys else programs - 1 - i
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -157,32 +161,35 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
     size, g = plan.sizes.forward, plan.grid(plan.sizes.forward)
     tile = forward_tile(plan.parts, size.t, size.s)
     layout = Layout(plan.parts, size.t, size.s, looked_up(tile))
-    arrays = layout.arrays(plan.join(smooth, others), plan.heads)
+    arrays = layout.arrays(plan.join([never_differentiated(leaf) for leaf in smooth], others), plan.heads)
     bounds = _visited(plan, size, [offset, lo, hi], of_keys=False)
     (features,) = plan.parts.per_head[plan.parts.values]
     value_type, rows = plan.parts.dtypes[plan.parts.values], g.query_blocks * size.t
+    own = _heaviest_first(g.query_blocks, of_keys=False)
     shapes = [
         jax.ShapeDtypeStruct((*plan.heads, rows, filled(features)), value_type),
         jax.ShapeDtypeStruct((*plan.heads, rows), jnp.float32),
     ]
-    out, lse = pl.pallas_call(
-        functools.partial(_forward_kernel, tile=tile, layout=layout),
+    kernel = pl.pallas_call(
+        functools.partial(_forward_kernel, tile=tile, layout=layout, own=own),
         grid=(g.query_blocks, *reversed(plan.heads)),
         in_specs=[*map(spec, arrays), spec(bounds)],
-        out_specs=[spec(shapes[0], (size.t, filled(features))), spec(shapes[1], (size.t,))],
+        out_specs=[spec(shapes[0], (size.t, filled(features)), own), spec(shapes[1], (size.t,), own)],
         out_shape=shapes,
         name="attention",
         **plan.parameters(size),
-    )(*arrays, bounds)
+    )
+    # Under `jit`, since a remat policy that keeps the output can leave out a function, but not a kernel.
+    out, lse = jax.jit(kernel)(*arrays, bounds)
     out, lse = out[:, :, :, : plan.parts.queries, :features], lse[:, :, :, : plan.parts.queries]
     # Named inside the custom derivative, so that a remat policy can keep them and the kernel is not run again.
     out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return (out, lse), (smooth, rest, out, lse)
 
 
-def _forward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout) -> None:
+def _forward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout, own: Callable) -> None:
     *refs, bounds, out_ref, lse_ref = refs
-    i = pl.program_id(0)
+    i = own(pl.program_id(0))
     fixed = layout.read(refs, HEAD) | layout.read(refs, QUERY, i)
 
     def key_block(j: Array, carry: tuple) -> tuple:
@@ -200,17 +207,16 @@ def _forward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout) -> None:
 
 def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tuple[list, None]:
     smooth, rest, out, lse = residuals
-    d_out, d_lse = cotangents
+    d_out, d_lse = map(never_differentiated, cotangents)
     *others, offset, lo, hi = rest
-    leaves, bounds = plan.join(smooth, others), [offset, lo, hi]
+    leaves, bounds = plan.join([never_differentiated(leaf) for leaf in smooth], others), [offset, lo, hi]
     delta = jnp.einsum("bkgte,bkgte->bkgt", d_out, out, preferred_element_type=jnp.float32) - d_lse
     # Weights of rows without keys are exp(-inf) = 0.
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
     found = _gradients(plan, plan.sizes.queries, leaves, bounds, (d_out, delta, lse), of_keys=False)
     found |= _gradients(plan, plan.sizes.keys, leaves, bounds, (d_out, delta, lse), of_keys=True)
     gradients, _ = plan.divide([found.get(index) for index in range(len(leaves))])
-    # Kernels have no derivatives, neither forward nor backward.
-    return [forward_mode_only(reverse_mode_only(gradient)) for gradient in gradients], None
+    return gradients, None
 
 
 _attention.defvjp(_forward, _backward)
@@ -227,11 +233,12 @@ def _gradients(
     visited = _visited(plan, size, bounds, of_keys)
     programs = g.key_blocks if of_keys else g.query_blocks
     outputs, out_blocks = zip(*layout.outputs(leaves, plan.heads, programs, of_keys), strict=True)
+    own = _heaviest_first(programs, of_keys)
     written = pl.pallas_call(
-        functools.partial(_backward_kernel, tile=tile, layout=layout, of_keys=of_keys, inputs=len(arrays)),
+        functools.partial(_backward_kernel, tile=tile, layout=layout, of_keys=of_keys, own=own, inputs=len(arrays)),
         grid=(programs, *reversed(plan.heads)),
         in_specs=[*map(spec, arrays), spec(visited)],
-        out_specs=list(map(spec, outputs, out_blocks)),
+        out_specs=[spec(output, block, own) for output, block in zip(outputs, out_blocks, strict=True)],
         out_shape=outputs,
         name="attention_gradient_of_keys" if of_keys else "attention_gradient_of_queries",
         **plan.parameters(size),
@@ -239,9 +246,9 @@ def _gradients(
     return layout.collected(written, leaves, of_keys)
 
 
-def _backward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout, of_keys: bool, inputs: int) -> None:
+def _backward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout, of_keys: bool, own: Callable, inputs: int) -> None:
     leaf_refs, row_refs = refs[: inputs - 3], refs[inputs - 3 : inputs]
-    bounds, outputs, own = refs[inputs], refs[inputs + 1 :], pl.program_id(0)
+    bounds, outputs, block = refs[inputs], refs[inputs + 1 :], own(pl.program_id(0))
 
     def queries(i: Array) -> tuple[dict, list]:
         return layout.read(leaf_refs, QUERY, i), [layout.read_rows(ref, i) for ref in row_refs]
@@ -250,16 +257,17 @@ def _backward_kernel(*refs: Any, tile: ClosedJaxpr, layout: Layout, of_keys: boo
         return layout.read(leaf_refs, KEY, j), []
 
     of_own, of_others = (keys, queries) if of_keys else (queries, keys)
-    own_leaves, own_rows = of_own(own)
+    own_leaves, own_rows = of_own(block)
     own_leaves |= layout.read(leaf_refs, HEAD)
 
     def other_block(other: Array, totals: list) -> list:
         other_leaves, other_rows = of_others(other)
         leaves = own_leaves | other_leaves
-        i, j = (other, own) if of_keys else (own, other)
+        i, j = (other, block) if of_keys else (block, other)
         ordered = [leaves[index] for index in range(len(leaves))]
-        new = evaluate(tile, *ordered, i * layout.t, j * layout.s, *own_rows, *other_rows)
+        places = i * layout.t, j * layout.s
+        new = evaluate_by_row(tile, *ordered, *places, *own_rows, *other_rows, rows=layout.t)
         return [total + part for total, part in zip(totals, new, strict=True)]
 
-    totals = jax.lax.fori_loop(bounds[own, 0], bounds[own, 1], other_block, layout.sums(of_keys))
+    totals = jax.lax.fori_loop(bounds[block, 0], bounds[block, 1], other_block, layout.sums(of_keys))
     layout.write(outputs, totals, of_keys)

@@ -20,17 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-from jattn.types import Array, Int
+from jattn.types import Array, Float, Int
 
 LARGEST = 256
 """The longest axis besides those of tokens that is filled up."""
 
 _ELEMENTWISE = frozenset(
-    "abs add add_any and atan2 ceil clamp convert_element_type cos cosh div eq exp exp2 expm1 floor ge gt integer_pow "
-    "is_finite le log log1p logistic lt max min mul ne neg not or pow rem rsqrt select_n shift_left "
-    "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    ["abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "convert_element_type", "cos", "cosh", "div", "eq", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"]
 )
-_STRUCTURE = frozenset("broadcast_in_dim dot_general iota reshape squeeze transpose".split())
+_STRUCTURE = frozenset(["broadcast_in_dim", "dot_general", "iota", "reshape", "squeeze", "transpose"])
 _CALLS = {
     "jit": "jaxpr",
     "remat2": "jaxpr",
@@ -43,6 +41,7 @@ _REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
     "reduce_max": (jnp.max, lambda dtype: _extreme(dtype, "min")),
     "reduce_min": (jnp.min, lambda dtype: _extreme(dtype, "max")),
 }
+_CONSTANT = "score, bias or mask holds an array that is not a parameter of it"
 _SMALLEST_PRODUCT = 16  # sizes of matrices that tensor cores take
 
 
@@ -75,9 +74,33 @@ class Rows:
         return self.ref[rows, jnp.broadcast_to(jnp.clip(index, 0, last_column)[None, :], shape)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _ByRow:
+    """A single number that is the sum of these: what a sum over a whole tile is kept as, while nobody asks for more."""
+
+    parts: Float[Array, " t"]
+
+
 def evaluate(traced: ClosedJaxpr, *arguments: Any) -> list[Array]:
     """The function's results for arguments of physical shapes, or `Rows`."""
-    return _evaluate(traced.jaxpr, traced.consts, arguments)
+    return [x.parts.sum() if isinstance(x, _ByRow) else x for x in _evaluate(traced.jaxpr, traced.consts, arguments)]
+
+
+def evaluate_by_row(traced: ClosedJaxpr, *arguments: Any, rows: int) -> list[Array]:
+    """The same, results that are single numbers as so many numbers to be summed.
+
+    To sum a whole tile the warps of a program must wait for each other; to sum its rows, they need not.
+    """
+
+    def of_rows(x: Any, shape: Sequence[int]) -> Array:
+        if isinstance(x, _ByRow):
+            if x.parts.size == rows:
+                return x.parts
+            x = x.parts.sum()
+        return x if physical(shape) else jnp.where(jnp.arange(rows) == 0, x, 0.0)
+
+    found = _evaluate(traced.jaxpr, traced.consts, arguments)
+    return [of_rows(x, shape) for x, shape in zip(found, (aval.shape for aval in traced.out_avals), strict=True)]
 
 
 def _evaluate(jaxpr: Any, consts: Sequence, arguments: Sequence) -> list:
@@ -97,11 +120,16 @@ def _apply(equation: Any, operands: list) -> list:
     if name in _CALLS:
         return _evaluate(*_called(equation), operands)
     (out,), shapes = (var.aval for var in equation.outvars), [atom.aval.shape for atom in equation.invars]
+    if any(isinstance(x, _ByRow) for x in operands):
+        found = _linear(name, operands, out)
+        if found is not None:
+            return [found]
+        operands = [x.parts.sum() if isinstance(x, _ByRow) else x for x in operands]
     if name in _ELEMENTWISE:
         operands = [_spread(_wide(x, atom.aval), out.shape) for x, atom in zip(operands, equation.invars, strict=True)]
         return [equation.primitive.bind(*operands, **equation.params)]
     if name == "broadcast_in_dim":
-        return [_broadcast(operands[0], shapes[0], out.shape, equation.params["broadcast_dimensions"])]
+        return [_broadcast(operands[0], shapes[0], out.shape, [*map(int, equation.params["broadcast_dimensions"])])]
     if name in ("reshape", "squeeze"):
         return [_reshape(operands[0], shapes[0], out.shape)]
     if name == "iota":
@@ -110,11 +138,32 @@ def _apply(equation: Any, operands: list) -> list:
         return [_stripped(_whole(operands[0], shapes[0]).transpose(equation.params["permutation"]), out.shape)]
     if name in _REDUCTIONS:
         operand = _wide(operands[0], equation.invars[0].aval)
+        if name == "reduce_sum" and operand.ndim == 2 and not physical(out.shape):
+            return [_ByRow(_all_without_filling(operand, shapes[0], equation.params["axes"]).sum(1))]
         return [_reduce(name, operand, shapes[0], equation.params["axes"], out.shape)]
     if name == "dot_general":
         return [_product(*map(_whole, operands, shapes), *shapes, out, equation.params)]
     rows, index = operands  # a gather: see _objection
     return [rows.columns(index.reshape(-1))]
+
+
+def _linear(name: str, operands: list, out: Any) -> _ByRow | None:
+    """An operation on single numbers that sums may be left for later in, or None."""
+    parts = [x.parts if isinstance(x, _ByRow) else None for x in operands]
+    first, last = parts[0], parts[-1]
+    if physical(out.shape):
+        return None
+    if name in ("reshape", "squeeze", "broadcast_in_dim", "reduce_sum"):
+        return _ByRow(first)
+    if name == "neg":
+        return _ByRow(-first)
+    if name in ("add", "add_any") and first is not None and last is not None and first.shape == last.shape:
+        return _ByRow(first + last)
+    if name == "mul" and (first is None) != (last is None):
+        return _ByRow(operands[0] * last if first is None else first * operands[1])
+    if name == "div" and last is None:
+        return _ByRow(first / operands[1])
+    return None
 
 
 def _called(equation: Any) -> tuple[Any, Sequence]:
@@ -135,7 +184,7 @@ def _spread(x: Any, shape: Sequence[int]) -> Any:
     return jax.lax.broadcast_in_dim(x, shape, range(len(shape) - x.ndim, len(shape)))
 
 
-def _whole(x: Array, shape: Sequence[int]) -> Array:
+def _whole(x: Any, shape: Sequence[int]) -> Array:
     """With the leading axes of size 1 that physical shapes leave away."""
     missing = len(shape) - x.ndim
     return jax.lax.broadcast_in_dim(x, (1,) * missing + x.shape, range(missing, len(shape))) if missing else x
@@ -151,10 +200,12 @@ def _squeezed(x: Array, axes: Sequence[int]) -> Array:
     axes = tuple(axes)
     if not axes:
         return x
-    return x.reshape([size for axis, size in enumerate(x.shape) if axis not in axes]) if x.dtype == bool else x.sum(axes)
+    return (
+        x.reshape([size for axis, size in enumerate(x.shape) if axis not in axes]) if x.dtype == bool else x.sum(axes)
+    )
 
 
-def _broadcast(x: Array, shape: Sequence[int], out: Sequence[int], dimensions: Sequence[int]) -> Array:
+def _broadcast(x: Any, shape: Sequence[int], out: Sequence[int], dimensions: Sequence[int]) -> Array:
     target, left_away = physical(out), len(out) - len(physical(out))
     if jnp.ndim(x) == 0:
         return jnp.broadcast_to(jnp.asarray(x), target)
@@ -162,7 +213,7 @@ def _broadcast(x: Array, shape: Sequence[int], out: Sequence[int], dimensions: S
     return jax.lax.broadcast_in_dim(x, target, [axis - left_away for axis in kept])
 
 
-def _reshape(x: Array, shape: Sequence[int], out: Sequence[int]) -> Array:
+def _reshape(x: Any, shape: Sequence[int], out: Sequence[int]) -> Array:
     target = physical(out)
     if _longer(shape) != _longer(out):
         return x.reshape(target)
@@ -289,12 +340,14 @@ def _is_lookup(equation: Any, place: int = 0) -> bool:
 def objection(traced: ClosedJaxpr) -> str | None:
     """Why a function cannot be evaluated so, or None."""
     if any(jnp.ndim(const) for const in traced.consts):
-        return "it holds an array that is not one of its parameters"
+        return _CONSTANT
     rows = {traced.jaxpr.invars[position] for position in looked_up(traced)}
     for variable in traced.jaxpr.invars:
         too_long = max(variable.aval.shape, default=0) > LARGEST
         if too_long and variable not in rows:
-            return f"it has {max(variable.aval.shape)} features of a token or parameters in a row, more than {LARGEST}"
+            return (
+                f"it takes up to {LARGEST} features of a token or parameters in a row, not {max(variable.aval.shape)}"
+            )
     return _objection(traced.jaxpr, rows)
 
 
@@ -304,7 +357,7 @@ def _objection(jaxpr: Any, rows: set) -> str | None:
         if name in _CALLS:
             called, consts = _called(equation)
             if any(jnp.ndim(const) for const in consts):
-                return "it holds an array that is not one of its parameters"
+                return _CONSTANT
             pairs = zip(called.invars, equation.invars, strict=True)
             reason = _objection(called, {inner for inner, outer in pairs if _among(outer, rows)})
             if reason:
@@ -314,14 +367,14 @@ def _objection(jaxpr: Any, rows: set) -> str | None:
             continue
         known = name in _ELEMENTWISE or name in _REDUCTIONS or name in _STRUCTURE
         if not known:
-            return f"Triton has no {name}"
+            return f"score, bias or mask uses {name}, which its kernels have not"
         if any(var.aval.dtype in (np.dtype("float64"), np.dtype("complex64")) for var in equation.outvars):
-            return "it computes in float64 or in complex numbers"
+            return "score, bias or mask computes in float64 or in complex numbers"
         if name == "reshape":
             shapes = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             exact = all(size == filled(size) for shape in shapes for size in shape)
             if _longer(shapes[0]) != _longer(shapes[1]) and not exact:
-                return f"it reshapes {shapes[0]} to {shapes[1]}"
+                return f"score, bias or mask reshapes {shapes[0]} to {shapes[1]}"
     return None
 
 

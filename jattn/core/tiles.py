@@ -193,16 +193,14 @@ def _positions(parts: Parts, leaves: list, t: int, s: int, row: Array, column: A
     return offset + row + jnp.arange(t, dtype=jnp.int32), column + jnp.arange(s, dtype=jnp.int32)
 
 
-def _logits(
-    parts: Parts, leaves: list, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]
-) -> Float[Array, "t s"]:
+def _logits(parts: Parts, leaves: list, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Float[Array, "t s"]:
     """Score plus bias, -inf where a pair may not attend."""
     tile = parts.open(leaves)
     logits = tile.score(tile.q, tile.k, q_pos, k_pos).astype(jnp.float32)
     if tile.bias is not None:
         bias = tile.bias(q_pos[:, None] - k_pos[None, :])
         if bias.shape[0] != 1:
-            raise Untraceable(f"its bias has {bias.shape[0]} heads, but no parameter of {bias.shape[0]} heads")
+            raise Untraceable(f"the bias of one head's parameters has {bias.shape[0]} heads")
         logits = logits + bias.reshape(q_pos.size, k_pos.size)
     if parts.keys % k_pos.size:
         logits = jnp.where((k_pos < parts.keys)[None, :], logits, -jnp.inf)

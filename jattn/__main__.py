@@ -5,12 +5,13 @@ import sys
 from typing import Any
 
 from jattn import verify
-from jattn.bench import attention, loop
+from jattn.bench import attention, gpu, loop
 from jattn.cli import prepare_process
 from jattn.errors import UserError
 
 BENCHMARKS = {
     "attention": (attention, "time and memory of the attention core"),
+    "gpu": (gpu, "the fused attention kernels on an NVIDIA GPU: errors, times, block sizes"),
     "loop": (loop, "time that the training loop adds to the compiled step"),
 }
 

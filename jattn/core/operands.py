@@ -1,4 +1,4 @@
-"""The operands of a fused kernel: a call's leaves in memory as the kernel reads them, and its gradients as it wrote them.
+"""The operands of a fused kernel: a call's leaves in memory as it reads them, and the gradients that it wrote.
 
 Tokens are filled up to whole blocks and other axes to powers of two, where they are not already; parameters that are
 single numbers travel together, in one array of floating-point numbers and one of integers.

@@ -1,4 +1,4 @@
-"""Attention by blocks as fused kernels for NVIDIA GPUs: online softmax, O(T) memory, score, bias and mask traced inside.
+"""Attention by blocks as fused kernels for NVIDIA GPUs: O(T) memory; score, bias and mask are traced inside.
 
 One program of a kernel has one block of one head's queries, and runs over the blocks of keys within that head's reach
 (Dao et al. 2022, 2023). Backward there are two: one like it for the gradients of queries and parameters, and one whose

@@ -5,8 +5,8 @@ features all the same: it is traced once, on the shapes that it was written for,
 operation by operation, on arrays that are filled up. What fills an axis up may be any finite number: it is left out
 wherever an axis is summed or searched. So no score needs to know of it.
 
-Of an array, leading axes of size 1 are left away, axes are filled up to powers of two, and floating-point numbers may be
-of a narrower type than was traced: they are widened before anything is computed of them, but for products of
+Of an array, leading axes of size 1 are left away, axes are filled up to powers of two, and floating-point numbers may
+be of a narrower type than was traced: they are widened before anything is computed of them, but for products of
 matrices, which take the narrower type of the two.
 """
 
@@ -26,7 +26,59 @@ LARGEST = 256
 """The longest axis besides those of tokens that is filled up."""
 
 _ELEMENTWISE = frozenset(
-    ["abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "convert_element_type", "cos", "cosh", "div", "eq", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"]
+    # fmt: off
+    [
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "atan2",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "cos",
+        "cosh",
+        "div",
+        "eq",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "rem",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
+    # fmt: on
 )
 _STRUCTURE = frozenset(["broadcast_in_dim", "dot_general", "iota", "reshape", "squeeze", "transpose"])
 _CALLS = {
@@ -83,7 +135,8 @@ class _ByRow:
 
 def evaluate(traced: ClosedJaxpr, *arguments: Any) -> list[Array]:
     """The function's results for arguments of physical shapes, or `Rows`."""
-    return [x.parts.sum() if isinstance(x, _ByRow) else x for x in _evaluate(traced.jaxpr, traced.consts, arguments)]
+    found = _evaluate(traced.jaxpr, traced.consts, arguments)
+    return [jnp.asarray(x.parts.sum() if isinstance(x, _ByRow) else x) for x in found]
 
 
 def evaluate_by_row(traced: ClosedJaxpr, *arguments: Any, rows: int) -> list[Array]:
@@ -97,7 +150,7 @@ def evaluate_by_row(traced: ClosedJaxpr, *arguments: Any, rows: int) -> list[Arr
             if x.parts.size == rows:
                 return x.parts
             x = x.parts.sum()
-        return x if physical(shape) else jnp.where(jnp.arange(rows) == 0, x, 0.0)
+        return jnp.asarray(x) if physical(shape) else jnp.where(jnp.arange(rows) == 0, x, 0.0)
 
     found = _evaluate(traced.jaxpr, traced.consts, arguments)
     return [of_rows(x, shape) for x, shape in zip(found, (aval.shape for aval in traced.out_avals), strict=True)]

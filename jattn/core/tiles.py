@@ -127,9 +127,10 @@ class Untraceable(Exception):
 
 
 def forward_tile(parts: Parts, t: int, s: int) -> ClosedJaxpr:
-    """One step of the online softmax: (leaves, row, column, sums of values, largest logit, normaliser) to the last three.
+    """One step of the online softmax: (leaves, row, column, acc, largest, total) to the last three.
 
-    row, column: places of the tile's first query and key.
+    row, column: places of the tile's first query and key. acc, largest, total: of each row, the sum of weighted values,
+    the largest logit in units of log 2, and the sum of weights.
     """
 
     def step(leaves: list, row: Array, column: Array, acc: Array, largest: Array, total: Array) -> tuple:

@@ -91,7 +91,7 @@ def pairs():
 
 MORE = {
     "neural, 2 units": lambda: neural(2, 2),
-    "neural, 5 units, deep": lambda: neural(5, 4, 3),
+    "neural, 5 units, deep": lambda: neural(5, 3, 2),
     "span and wave": span_and_wave,
     "riders that heads share": shared_riders,
     "threshold": lambda: riders(AtLeast(Dot()), threshold=0.5 * random(3, BATCH, HEADS, QUERIES)),
@@ -141,7 +141,9 @@ LOW_PRECISION = "causal", "neural, 2 units", "span and wave", "padding, empty ro
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize(("name", "dtype"), [*((name, jnp.bfloat16) for name in LOW_PRECISION), ("dot", jnp.float16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("causal", jnp.bfloat16), ("neural, 2 units", jnp.bfloat16), ("dot", jnp.float16)]
+)
 def test_interpreted_low_precision(name, dtype):
     low_precision(name, dtype)
 
@@ -191,9 +193,8 @@ def test_any_head_size_lowers_for_cuda(head_dim):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("bias", [Window(9, 0), Causal() + Window(9, 4)], ids=["window", "sum"])
-def test_blocks_out_of_reach_are_never_touched(bias):
-    call = {**cast(tokens(queries=40), jnp.float32), "bias": bias, "offset": 240}
+def test_blocks_out_of_reach_are_never_touched():
+    call = {**cast(tokens(queries=40), jnp.float32), "bias": Causal() + Window(9, 4), "offset": 240}
     expected = both(call, "pallas_gpu")
     values, gradients = both(poisoned(call, 191), "pallas_gpu")  # 240 - 9 lies behind 191, an end of blocks of keys
     jax.tree.map(np.testing.assert_array_equal, values, expected[0])

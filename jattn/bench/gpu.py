@@ -173,7 +173,7 @@ def grouped(call: dict[str, Any]) -> Any:
 
 
 def correctness(setting: Setting) -> Iterator[dict]:
-    """Largest errors against dense attention in float32, relative to the largest number of an array, or 1 if smaller."""
+    """Largest errors against dense attention in float32, relative to the largest number of an array, at least 1."""
     cases = [(kind, jnp.float32, 64, 4) for kind in KINDS]
     cases += [("dot", jnp.float32, 80, 2), ("dot", jnp.bfloat16, 64, 2), ("neural 2-2", jnp.bfloat16, 64, 4)]
     cases += [("dot", jnp.float16, 128, 4), ("dot", jnp.bfloat16, 256, 4), ("span 100", jnp.bfloat16, 64, 4)]

@@ -1,10 +1,14 @@
 """The benchmark of the fused kernels: refused without a GPU, and its parts at toy sizes with interpreted kernels."""
 
+import itertools
+
+import jax.numpy as jnp
+
 from jattn.__main__ import main
-from jattn.bench.gpu import Setting, correctness, lengths, sweep, table
+from jattn.bench.gpu import Setting, _cudnn, correctness, inputs, lengths, step, sweep, table, timed
 
 TOY = Setting(
-    batch=1, heads=4, head_dim=16, tokens=32, checked_tokens=33, lengths=(16, 64), repeats=2, sweep=((16, 32, 4, 2),)
+    batch=1, heads=4, head_dim=16, tokens=32, checked_tokens=33, lengths=(64,), repeats=2, sweep=((16, 32, 4, 2),)
 )
 
 

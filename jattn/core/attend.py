@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jattn.core.blockwise import blockwise
@@ -67,7 +68,7 @@ _AS_NAMED = "it is taken when named: its lse has no gradient"
 # In order of preference. On two CPU cores blockwise took less time and memory than dense at every length from 4
 # tokens up (`python -m jattn bench attention`), so there is no threshold between them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: None),
+    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: None, made_for="gpu"),
     "blockwise": Implementation(blockwise, lambda request: None, lambda request: None),
     "dense": Implementation(dense, lambda request: None, lambda request: None),
     "xla": Implementation(
@@ -81,6 +82,11 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         lambda request: _AS_NAMED,
     ),
 }
+
+
+def native_implementations() -> list[str]:
+    """Names of the implementations to compare on this machine: all, but for kernels that it would interpret."""
+    return [name for name, entry in IMPLEMENTATIONS.items() if entry.made_for in (None, jax.default_backend())]
 
 
 def explain(

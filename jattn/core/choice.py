@@ -84,11 +84,13 @@ class Implementation:
 
     cannot: why it cannot serve a request, or None if it can.
     rather_not: why it is not taken unless named, or None if it may be.
+    made_for: the platform whose kernels it has, which others could only interpret; None if it runs on all.
     """
 
     run: Callable[[Call], tuple[Array, Array]]
     cannot: Callable[[Request], str | None]
     rather_not: Callable[[Request], str | None]
+    made_for: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

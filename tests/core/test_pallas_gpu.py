@@ -27,6 +27,7 @@ from jattn.core import (
     XPos,
     attend,
     explain,
+    native_implementations,
 )
 from jattn.core.block_sizes import BlockSizes, Sizes, sizes_for
 from jattn.core.call import group
@@ -310,10 +311,12 @@ def test_float64_is_refused():
 
 def test_without_a_gpu_it_is_taken_only_when_named(monkeypatch):
     call = cast(tokens(), jnp.float32)
+    assert "pallas_gpu" not in native_implementations()
     choice = explain(**call)
     assert (choice.implementation, choice.reasons["pallas_gpu"]) == ("blockwise", "it needs an NVIDIA GPU")
     assert explain(**call, implementation="pallas_gpu").implementation == "pallas_gpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert native_implementations() == list(IMPLEMENTATIONS)
     assert explain(**call).implementation == "pallas_gpu"
     assert (
         explain(**cast(placed(), jnp.float32), score=BySlot(Dot(), jnp.zeros((6, 8, 16)), 1)).implementation

@@ -105,16 +105,16 @@ def test_sums_of_a_tile_may_be_left_by_row():
     assert [np.count_nonzero(x) for x in found[2:]] == [1, 1, 1]
 
 
-def test_products_take_the_narrower_type_and_all_else_float32():
-    a, b, _ = arguments()
-    narrow = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    traced = jax.make_jaxpr(lambda a, b: ((a + 1e-3) @ b.T, a * 1.001))(a, b)
-    product, scaled = evaluate(traced, *(filled_up(x, 0) for x in narrow))
-    a, b = (x.astype(jnp.float32) for x in narrow)
+def test_products_of_matrices_take_the_narrower_type_and_all_else_float32():
+    rng = np.random.default_rng(1)
+    a, b = (jnp.asarray(rng.normal(size=(16, 17)), jnp.bfloat16) for _ in range(2))
+    wide = a.astype(jnp.float32), b.astype(jnp.float32)
+    traced = jax.make_jaxpr(lambda a, b: ((a * 1.001) @ b.T, a * 1.001))(*wide)
+    product, scaled = evaluate(traced, filled_up(a, 0), filled_up(b, 0))
     assert {product.dtype, scaled.dtype} == {jnp.dtype(jnp.float32)}
-    np.testing.assert_array_equal(scaled[:, :7], a * 1.001)
-    # Single products of narrow numbers do not round, sums are wide.
-    np.testing.assert_allclose(product, (a + 1e-3) @ b.T, atol=1e-6)
+    np.testing.assert_array_equal(scaled[:, :17], wide[0] * 1.001)
+    rounded = (wide[0] * 1.001).astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(product, rounded @ wide[1].T, rtol=1e-5, atol=1e-5)
 
 
 def test_columns_are_read_where_they_are_looked_up():

@@ -53,6 +53,8 @@ def pallas_gpu_cannot(request: Request) -> str | None:
     on_gpu, interpreted = request.platform in ("gpu", "cuda"), request.platform == "cpu"
     if not on_gpu and not (interpreted and request.named == "pallas_gpu"):
         return "it needs an NVIDIA GPU"
+    if on_gpu and not _is_ampere_or_later(getattr(jax.local_devices()[0], "compute_capability", "8.0")):
+        return "it needs an NVIDIA GPU of compute capability 8.0 or more"
     if not request.queries or not request.keys or not 0 < request.v.shape[-1] <= LARGEST:
         return f"it needs queries and keys, and values of 1 to {LARGEST} features"
     leaves = jax.tree.leaves((request.q, request.k, request.v, request.score, request.bias, request.mask))
@@ -65,38 +67,29 @@ def pallas_gpu_cannot(request: Request) -> str | None:
         return str(reason)
 
 
+def _is_ampere_or_later(capability: str) -> bool:
+    """Whether Triton compiles for it; an AMD GPU's is a name."""
+    major = str(capability).partition(".")[0]
+    return major.isdecimal() and int(major) >= 8
+
+
 _TYPES = "float32", "bfloat16", "float16", "int32", "uint32", "bool"
 
 
 def _objection(request: Request) -> str | None:
-    found = []
+    """What of the call's score, bias and mask the kernels cannot compute, found by tracing them."""
+    reasons = []
 
-    def trace(arguments: tuple) -> None:
-        call = group(*arguments, jnp.arange(request.batch), jnp.arange(request.heads))
-        _, parts = parts_of(call)
+    def trace(*arguments: Any) -> None:
+        _, parts = parts_of(group(*arguments, jnp.arange(request.batch), jnp.arange(request.heads)))
         sizes = sizes_for(parts)
-        found.append(parts)
-        for tile in (
-            forward_tile(parts, sizes.forward.t, sizes.forward.s),
-            backward_tile(parts, sizes.queries.t, sizes.queries.s, of_keys=False),
-            backward_tile(parts, sizes.keys.t, sizes.keys.s, of_keys=True),
-        ):
-            found.append(objection(tile))
+        reasons.append(objection(forward_tile(parts, sizes.forward.t, sizes.forward.s)))
+        for size, of_keys in ((sizes.queries, False), (sizes.keys, True)):
+            reasons.append(objection(backward_tile(parts, size.t, size.s, of_keys)))
 
-    jax.eval_shape(
-        trace,
-        (
-            request.q,
-            request.k,
-            request.v,
-            request.score,
-            request.bias,
-            request.mask,
-            request.offset,
-            request.dropout,
-        ),
-    )
-    return next((reason for reason in found[1:] if reason), None)
+    r = request
+    jax.eval_shape(trace, r.q, r.k, r.v, r.score, r.bias, r.mask, r.offset, r.dropout)
+    return next(filter(None, reasons), None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -322,6 +323,15 @@ def test_without_a_gpu_it_is_taken_only_when_named(monkeypatch):
         explain(**cast(placed(), jnp.float32), score=BySlot(Dot(), jnp.zeros((6, 8, 16)), 1)).implementation
         == "blockwise"
     )
+    for capability, chosen in (
+        ("9.0", "pallas_gpu"),
+        ("12.1", "pallas_gpu"),
+        ("7.5", "blockwise"),
+        ("gfx942", "blockwise"),
+    ):
+        device = types.SimpleNamespace(compute_capability=capability)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert explain(**call).implementation == chosen
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(UserError, match="pallas_gpu: it needs an NVIDIA GPU"):
         explain(**call, implementation="pallas_gpu")

@@ -25,61 +25,14 @@ from jattn.types import Array, Float, Int
 LARGEST = 256
 """The longest axis besides those of tokens that is filled up."""
 
-_ELEMENTWISE = frozenset(
-    # fmt: off
-    [
-        "abs",
-        "add",
-        "add_any",
-        "and",
-        "atan2",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "cos",
-        "cosh",
-        "div",
-        "eq",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "or",
-        "pow",
-        "rem",
-        "rsqrt",
-        "select_n",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    ]
-    # fmt: on
-)
+# fmt: off
+_ELEMENTWISE = frozenset([
+    "abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "convert_element_type", "cos", "cosh", "div", "eq", "exp",
+    "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max",
+    "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+])
+# fmt: on
 _STRUCTURE = frozenset(["broadcast_in_dim", "dot_general", "iota", "reshape", "squeeze", "transpose"])
 _CALLS = {
     "jit": "jaxpr",

@@ -133,6 +133,10 @@ def _apply(equation: Any, operands: list) -> list:
         operands = [x.parts.sum() if isinstance(x, _ByRow) else x for x in operands]
     if name in _ELEMENTWISE:
         operands = [_spread(_wide(x, atom.aval), out.shape) for x, atom in zip(operands, equation.invars, strict=True)]
+        if not any(isinstance(x, jax.core.Tracer) or jnp.ndim(x) for x in operands):
+            # Of constants alone: Triton's rules for one operand do not take them.
+            with jax.ensure_compile_time_eval():
+                return [np.asarray(equation.primitive.bind(*operands, **equation.params))[()]]
         return [equation.primitive.bind(*operands, **equation.params)]
     if name == "broadcast_in_dim":
         return [_broadcast(operands[0], shapes[0], out.shape, [*map(int, equation.params["broadcast_dimensions"])])]

@@ -188,6 +188,31 @@ def test_lowers_for_cuda(name, dtype):
     assert lowered(cast({**CASES, **MORE}[name](), dtype)).count("xla.gpu.triton") == 3
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Assorted:
+    """All sorts of functions, smooth and not, of a pair's product and places."""
+
+    def __call__(self, q, k, q_pos, k_pos):
+        x = q @ k.T
+        lag = q_pos[:, None] - k_pos[None, :]
+        smooth = [jnp.sin, jnp.cos, jnp.tan, jnp.tanh, jnp.exp, jnp.exp2, jnp.expm1, jnp.sinh, jnp.cosh, jnp.square]
+        smooth += [jax.nn.sigmoid, jax.nn.gelu, jax.nn.silu, jax.nn.softplus, jax.nn.elu, jnp.abs, jnp.negative]
+        of_positive = [jnp.log, jnp.log1p, jnp.sqrt, jax.lax.rsqrt, lambda x: x**-2, lambda x: x**0.3]
+        steps = [jnp.sign, jnp.floor, jnp.ceil, lambda x: x % 3, lambda x: jnp.clip(x, -1, 1), jnp.minimum]
+        total = sum(f(x) for f in smooth) + sum(f(1 + x * x) for f in of_positive)
+        total += sum(f(x) if f is not jnp.minimum else f(x, 1.0) for f in steps) + jnp.arctan2(x, 2.0)
+        bits = ((lag << 1) ^ (lag >> 2) | 5) & ~lag.astype(jnp.uint32).astype(jnp.int32)
+        odd = (lag % 3 != 1) | (lag // 2 >= 4) & ~(lag < -2) | jnp.isfinite(x)
+        return jnp.where(odd, total, bits.astype(jnp.float32) + (lag.astype(jnp.uint32) >> 3).astype(jnp.float32))
+
+
+def test_functions_of_all_sorts_lower_for_cuda():
+    call = cast({**tokens(), "score": Assorted()}, jnp.float32)
+    assert explain(**call, implementation="pallas_gpu").implementation == "pallas_gpu"
+    assert lowered(call).count("xla.gpu.triton") == 3
+
+
 @pytest.mark.parametrize("head_dim", [1, 24, 80, 256])
 def test_any_head_size_lowers_for_cuda(head_dim):
     q, k, v = (random(i, BATCH, heads, 200, head_dim) for i, heads in enumerate((HEADS, KEY_HEADS, KEY_HEADS)))

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from jattn import verify
-from jattn.bench import attention, loop, pipeline, report, step, targets
+from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.cli import prepare_process
 from jattn.errors import UserError
 
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "attention": (attention, "time and memory of the attention core and of every mechanism"),
     "step": (step, "time and memory of whole training steps"),
     "targets": (targets, "the project's goals, each against its PyTorch peer"),
+    "gpu": (gpu, "the fused attention kernels on an NVIDIA GPU: errors, times, block sizes"),
     "loop": (loop, "time that the training loop adds to the compiled step"),
     "input": (pipeline, "batches a second of the data pipeline, and of the step that uses them"),
     "report": (report, "tables, plots and comparisons of what the others wrote"),

@@ -1,6 +1,6 @@
 """The attention core: softmax attention with any score, bias and mask."""
 
-from jattn.core.attend import IMPLEMENTATIONS, attend, explain
+from jattn.core.attend import IMPLEMENTATIONS, attend, explain, native_implementations
 from jattn.core.biases import Bias, Causal, Sum, Window
 from jattn.core.dropout import Dropout
 from jattn.core.masks import All, Allowed, Mask, Padding, Past, Segments
@@ -59,6 +59,7 @@ __all__ = [
     "gather",
     "mean_energy",
     "merged",
+    "native_implementations",
     "nearest",
     "over_queries",
     "root",

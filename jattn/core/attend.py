@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jattn.core.blockwise import blockwise
@@ -12,6 +13,7 @@ from jattn.core.choice import Choice, Implementation, Request, choose
 from jattn.core.dense import dense
 from jattn.core.dropout import Dropout
 from jattn.core.library import library, library_cannot
+from jattn.core.pallas_gpu import pallas_gpu, pallas_gpu_cannot
 from jattn.core.scores import Dot
 from jattn.core.sharding import divided
 from jattn.types import Array, Float, Int, Tokens
@@ -50,8 +52,10 @@ def attend(
     Raises:
       ValueError: shapes that do not fit each other, an unknown implementation or one that cannot serve the call.
     """
-    request = Request.of(q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout)
-    run = IMPLEMENTATIONS[choose(IMPLEMENTATIONS, request, implementation).implementation].run
+    request = Request.of(
+        q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout, named=implementation
+    )
+    run = IMPLEMENTATIONS[choose(IMPLEMENTATIONS, request).implementation].run
     if dropout is not None:
         dropout = dataclasses.replace(dropout, seed=jnp.asarray(dropout.seed, jnp.uint32))
     arguments = q, k, v, score, bias, mask, jnp.asarray(offset, jnp.int32), dropout
@@ -64,6 +68,7 @@ _AS_NAMED = "it is taken when named: its lse has no gradient"
 # In order of preference. On two CPU cores blockwise took less time and memory than dense at every length from 4
 # tokens up (`python -m jattn bench attention`), so there is no threshold between them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: None, made_for="gpu"),
     "blockwise": Implementation(blockwise, lambda request: None, lambda request: None),
     "dense": Implementation(dense, lambda request: None, lambda request: None),
     "xla": Implementation(
@@ -77,6 +82,11 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         lambda request: _AS_NAMED,
     ),
 }
+
+
+def native_implementations() -> list[str]:
+    """Names of the implementations to compare on this machine: all, but for kernels that it would interpret."""
+    return [name for name, entry in IMPLEMENTATIONS.items() if entry.made_for in (None, jax.default_backend())]
 
 
 def explain(
@@ -95,5 +105,7 @@ def explain(
 
     Only shapes and dtypes are looked at: `jax.ShapeDtypeStruct`s serve as well as arrays.
     """
-    request = Request.of(q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout)
-    return choose(IMPLEMENTATIONS, request, implementation)
+    request = Request.of(
+        q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout, named=implementation
+    )
+    return choose(IMPLEMENTATIONS, request)

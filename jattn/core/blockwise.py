@@ -129,8 +129,8 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
         score=_filled(call.score, d_score),
         mask=jax.tree.map(jnp.zeros_like, call.mask),
     )
-    if table is not None and not plan.learns_bias:
-        d_table = jnp.zeros_like(table)
+    if table is not None:
+        d_table = d_table.astype(table.dtype) if plan.learns_bias else jnp.zeros_like(table)
     found, _ = plan.divide(jax.tree.leaves((gradients, d_table, (offset, reach))))
     return [forward_mode_only(leaf) for leaf in found], None
 
@@ -175,7 +175,7 @@ def _gradients(
         of_keys = blocks.written(of_keys, (d_k, d_v[:, :, None]), j * g.key_block)
         return (d_q, d_score, d_table), of_keys
 
-    d_table = jnp.zeros_like(table) if plan.learns_bias else None
+    d_table = jnp.zeros(table.shape, lse.dtype) if plan.learns_bias else None
     keys = g.key_blocks * g.key_block
     of_queries = _zeros(blocks.padded(call.q, tokens)), _zeros(call.score), d_table
     of_keys = _zeros(blocks.padded(call.k, keys)), *_zeros(blocks.padded(call.v, keys))

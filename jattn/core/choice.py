@@ -15,13 +15,14 @@ from jattn.types import Array, Tokens
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the choice of an implementation depends on: sizes, kinds, platform; no values."""
+    """What the choice of an implementation depends on: sizes, kinds, platform, the name asked for; no values."""
 
     batch: int
     heads: int
     key_heads: int
     queries: int
     keys: int
+    q: Tokens
     k: Tokens
     v: Any
     score: Any
@@ -30,10 +31,21 @@ class Request:
     offset: Any
     dropout: Dropout | None
     platform: str
+    named: str | None
 
     @classmethod
     def of(
-        cls, q: Tokens, k: Tokens, v: Any, *, score: Any, bias: Any, mask: Any, offset: Any, dropout: Any
+        cls,
+        q: Tokens,
+        k: Tokens,
+        v: Any,
+        *,
+        score: Any,
+        bias: Any,
+        mask: Any,
+        offset: Any,
+        dropout: Any,
+        named: str | None = None,
     ) -> "Request":
         """Checks the shapes against each other."""
         q_leaves, k_leaves = jax.tree.leaves(q), jax.tree.leaves(k)
@@ -63,7 +75,7 @@ class Request:
                         f"parameters of a {name} lead with an axis of size {heads} (heads) or 1, got {jnp.shape(leaf)}"
                     )
         platform = jax.default_backend()
-        return cls(batch, heads, key_heads, queries, keys, k, v, score, bias, mask, offset, dropout, platform)
+        return cls(batch, heads, key_heads, queries, keys, q, k, v, score, bias, mask, offset, dropout, platform, named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +84,13 @@ class Implementation:
 
     cannot: why it cannot serve a request, or None if it can.
     rather_not: why it is not taken unless named, or None if it may be.
+    made_for: the platform whose kernels it has, which others could only interpret; None if it runs on all.
     """
 
     run: Callable[[Call], tuple[Array, Array]]
     cannot: Callable[[Request], str | None]
     rather_not: Callable[[Request], str | None]
+    made_for: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +105,9 @@ class Choice:
         return f"attention by {self.implementation} ({others})"
 
 
-def choose(table: Mapping[str, Implementation], request: Request, implementation: str | None) -> Choice:
+def choose(table: Mapping[str, Implementation], request: Request) -> Choice:
     """The named implementation of the table, or the first that serves; raises with the reasons of all."""
+    implementation = request.named
     cannot = {name: entry.cannot(request) for name, entry in table.items()}
     rather_not = {name: entry.rather_not(request) for name, entry in table.items()}
     if implementation is None:

@@ -1,7 +1,8 @@
 """Turns the two derivatives that fast paths lack into a sentence instead of an internal error.
 
 Reverse mode of a `custom_vjp` is written by hand, and its loops have traced bounds: forward mode through it and
-reverse mode through its backward pass do not exist. Reverse mode, and forward mode over reverse mode, do.
+reverse mode through its backward pass do not exist. Reverse mode, and forward mode over reverse mode, do; of fused
+kernels, reverse mode alone.
 """
 
 import jax
@@ -12,11 +13,11 @@ _WAY_OUT = 'attend(..., implementation="dense") differentiates in every mode'
 
 
 def _raise_forward(*_, **__):
-    raise TypeError(f"forward-mode differentiation (jvp) of blockwise attention does not exist: {_WAY_OUT}")
+    raise TypeError(f"forward-mode differentiation (jvp) of attention by blocks does not exist: {_WAY_OUT}")
 
 
 def _raise_second_reverse(*_, **__):
-    raise TypeError(f"reverse-over-reverse differentiation of blockwise attention does not exist: {_WAY_OUT}")
+    raise TypeError(f"reverse-over-reverse differentiation of attention by blocks does not exist: {_WAY_OUT}")
 
 
 def _linear_identity(name: str) -> Primitive:
@@ -60,3 +61,17 @@ def forward_mode_only(x: jax.Array) -> jax.Array:
 @forward_mode_only.defjvp
 def _(primals, tangents):
     return primals[0], _pushed_only.bind(tangents[0])
+
+
+@jax.custom_jvp
+def never_differentiated(x: jax.Array) -> jax.Array:
+    """Identity; every derivative of it raises: for what enters kernels whose derivative is written by hand."""
+    return x
+
+
+@never_differentiated.defjvp
+def _(primals, tangents):
+    raise TypeError(
+        "derivatives of the gradients of attention by fused kernels do not exist: attend(..., "
+        f'implementation="blockwise") has forward over reverse mode, and {_WAY_OUT}'
+    )

@@ -74,7 +74,7 @@ def check_call(recorded: Recorded) -> Iterator[Result]:
     yield _through(recorded, chosen, "default")
     if not hasattr(module, "implementation"):
         return
-    for name in core.IMPLEMENTATIONS:
+    for name in core.native_implementations():
         try:
             yield _through(recorded, module.clone(implementation=name), name)
         except UserError:  # it says why it cannot serve

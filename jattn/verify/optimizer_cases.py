@@ -54,7 +54,7 @@ def optimizer(settings: dict[str, Any]) -> Optimizer:
 
 def check(recorded: Recorded) -> Iterator[Result]:
     """The results of a recorded run, one for each implementation of attention that can compute it."""
-    for name in (None, *core.IMPLEMENTATIONS):
+    for name in (None, *core.native_implementations()):
         try:
             with jax.default_matmul_precision("float32"):
                 found = replay(recorded, name)

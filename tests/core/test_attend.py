@@ -114,6 +114,15 @@ def test_bfloat16_value(name, implementation):
     np.testing.assert_allclose(lse, exact_lse, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("implementation", FAST)
+def test_bfloat16_gradient_of_a_learned_bias(implementation):
+    call = cast(CASES["learned score and bias, padding"](), jnp.bfloat16)
+    (_, found), (_, expected) = both(call, implementation), both(cast(call, jnp.float32), "dense")
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(x, np.float32), y, atol=4e-2 * float(jnp.abs(y).max()))
+
+
 def test_empty_rows_are_zero_with_zero_gradient():
     call = cast(CASES["padding, empty rows"](), jnp.float32)
     for implementation in (*FAST, "dense"):
@@ -208,9 +217,9 @@ def test_explain_is_pure_and_speaks_of_all():
     call = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), tokens())
     choice = explain(**call)
     assert choice.implementation == "blockwise"
-    assert set(choice.reasons) == {"dense", "xla", "cudnn"}
+    assert set(choice.reasons) == {"pallas_gpu", "dense", "xla", "cudnn"}
     assert "NVIDIA" in choice.reasons["cudnn"]
-    assert str(choice).startswith("attention by blockwise (not dense: ")
+    assert str(choice).startswith("attention by blockwise (not pallas_gpu: ")
     assert explain(**call, implementation="dense").implementation == "dense"
 
 

@@ -63,12 +63,13 @@ def attend(
     return divided(lambda *grouped: run(group(*grouped)), request)(*arguments, *indices)
 
 
+_UNTRIED = "it is taken when named: no GPU has run it yet"
 _AS_NAMED = "it is taken when named: its lse has no gradient"
 
 # In order of preference. On two CPU cores blockwise took less time and memory than dense at every length from 4
 # tokens up (`python -m jattn bench attention`), so there is no threshold between them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: None, made_for="gpu"),
+    "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: _UNTRIED, made_for="gpu"),
     "blockwise": Implementation(blockwise, lambda request: None, lambda request: None),
     "dense": Implementation(dense, lambda request: None, lambda request: None),
     "xla": Implementation(

@@ -343,20 +343,18 @@ def test_without_a_gpu_it_is_taken_only_when_named(monkeypatch):
     assert explain(**call, implementation="pallas_gpu").implementation == "pallas_gpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert native_implementations() == list(IMPLEMENTATIONS)
-    assert explain(**call).implementation == "pallas_gpu"
-    assert (
-        explain(**cast(placed(), jnp.float32), score=BySlot(Dot(), jnp.zeros((6, 8, 16)), 1)).implementation
-        == "blockwise"
-    )
-    for capability, chosen in (
-        ("9.0", "pallas_gpu"),
-        ("12.1", "pallas_gpu"),
-        ("7.5", "blockwise"),
-        ("gfx942", "blockwise"),
-    ):
+    choice = explain(**call)
+    assert (choice.implementation, "no GPU has run it yet" in choice.reasons["pallas_gpu"]) == ("blockwise", True)
+    reasons = explain(**cast(placed(), jnp.float32), score=BySlot(Dot(), jnp.zeros((6, 8, 16)), 1)).reasons
+    assert "uses gather" in reasons["pallas_gpu"]
+    for capability, reason in (("9.0", None), ("12.1", None), ("7.5", "capability"), ("gfx942", "capability")):
         device = types.SimpleNamespace(compute_capability=capability)
         monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
-        assert explain(**call).implementation == chosen
+        if reason is None:
+            assert explain(**call, implementation="pallas_gpu").implementation == "pallas_gpu"
+        else:
+            with pytest.raises(UserError, match=reason):
+                explain(**call, implementation="pallas_gpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(UserError, match="pallas_gpu: it needs an NVIDIA GPU"):
         explain(**call, implementation="pallas_gpu")

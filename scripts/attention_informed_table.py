@@ -1,6 +1,6 @@
 """Writes the table of docs/attention_informed.md: what the attention-informed optimizer changes on python_docs.
 
-    python scripts/attention_informed_table.py --steps=150 --seeds=5
+    python scripts/attention_informed_table.py --steps=80 --seeds=5
 
 AdamW and SGD, each plain, with every form of `optim.attention_informed`, and plain with the learning rate times the
 mean factor that one of the forms applied. All runs of a seed have the same initial parameters and batches, so that
@@ -35,7 +35,7 @@ BEGIN, END = "<!-- begin: written by scripts/attention_informed_table.py -->", "
 def main() -> None:
     """Runs what has not run yet, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150, help="of every run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=80, help="of every run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... (default: %(default)s)")
     parser.add_argument("--adamw-rate", type=float, default=2e-3, help="learning rate of AdamW (default: %(default)s)")
     parser.add_argument("--sgd-rate", type=float, default=0.1, help="learning rate of SGD (default: %(default)s)")
@@ -105,8 +105,9 @@ def table(found: dict[tuple[str, str], list[tuple[float, float]]], rates: dict[s
     """Means with standard errors, and differences to the plain run of the same seed with 95 % intervals (t)."""
     seeds = len(found["adamw", "off"])
     lines = [
-        f"Made by `{command}`: {seeds} seeds, validation bits per byte at the end (lower is better), mean and standard",
-        "error; difference to the plain run of the same seed, mean and 95 % interval (Student's t).",
+        f"Made by `{command}`:",
+        f"{seeds} seeds, validation bits per byte at the end (lower is better), mean and standard error; difference to",
+        "the plain run of the same seed, mean and 95 % interval (Student's t).",
         "",
         "| optimizer | learning rate | attention_informed | bits per byte | difference to off | mean factor |",
         "|---|---|---|---|---|---|",

@@ -8,12 +8,8 @@ block that does not fit its memory, say) is a row with the reason.
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import itertools
-import json
-import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jattn.bench.timing import Timing, interleaved, machine
+from jattn.bench import results
+from jattn.bench.timing import Timing, interleaved
 from jattn.core import MLP, Causal, Dot, Dropout, Segments, SoftSpan, TriangleWave, attend
 from jattn.core.block_sizes import BlockSizes, Sizes, sizes_for
 from jattn.core.call import group
@@ -53,8 +50,7 @@ class Setting:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the results")
-    parser.add_argument("--repeats", type=int, default=20, help="timed rounds (default: %(default)s)")
+    results.add_arguments(parser, repeats=20)
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure (default: %(default)s)")
 
 
@@ -73,20 +69,18 @@ def run(args: argparse.Namespace) -> None:
             f"bench gpu needs an NVIDIA GPU and JAX for CUDA (`pip install jattn[cuda]`); JAX found only "
             f"{jax.devices()[0].device_kind}"
         )
-    setting, console = Setting(repeats=args.repeats), Console()
-    result: dict[str, Any] = {
-        "command": " ".join(["python -m jattn", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "setting": dataclasses.asdict(setting),
-    }
+    results.check_arguments(args)
+    setting, console, rows = Setting(repeats=args.repeats), Console(), []
     for name in names:
-        result[name] = []
+        found = []
         for row in PARTS[name](setting):
-            result[name].append(row)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")  # part by part: a later one may break off
-        console.print(table(name, result[name]))
-    console.print(f"written to {args.out}")
+            found.append(row)
+            rows.append({"part": name} | row)
+            if args.out:  # row by row: a later one may break off
+                results.write(args.out, "gpu", rows, setting=dataclasses.asdict(setting))
+        console.print(table(name, found))
+    if args.out:
+        console.print(f"written to {args.out}")
 
 
 def table(name: str, rows: list[dict]) -> Table:

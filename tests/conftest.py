@@ -5,6 +5,7 @@ fused loops gives the same numbers to rounding and compiles in half the time. Re
 processes of their own, run as users run them (`tests/commands.py`).
 """
 
+import gc
 import os
 
 import jax
@@ -20,6 +21,7 @@ def pytest_configure(config):
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, and few that refer to each other in circles
 
 
 @pytest.fixture(autouse=True, scope="module")

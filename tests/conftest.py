@@ -1,8 +1,8 @@
 """Every test runs on the CPU unless it asks for a GPU, and never relies on implicit rank promotion.
 
-Most of the time of most tests is XLA's, which compiles programs that then run for a millisecond. XLA's older emitter of
-fused loops gives the same numbers to rounding and compiles in half the time. Real command lines, which tests start as
-processes of their own, run as users run them (`tests/commands.py`).
+Most of the time of most tests is XLA's, which compiles programs that then run for a millisecond. Without LLVM's
+optimizations, and by an older emitter of fused loops, it gives the same numbers to rounding in a quarter of the time.
+Real command lines, which tests start as processes of their own, run as users run them (`tests/commands.py`).
 """
 
 import gc

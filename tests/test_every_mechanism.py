@@ -20,15 +20,6 @@ from tests import runs
 CAUSAL = ("mqar_lm", "python_docs_lm")
 
 
-@pytest.fixture(autouse=True)
-def _unoptimized():
-    """Models are tiny and many: XLA's optimizer would take longer than they do."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def allowed(name, task):
     return ("causal" if task in CAUSAL else "bidirectional") not in MECHANISMS[name].lacks
 

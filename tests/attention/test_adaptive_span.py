@@ -408,8 +408,8 @@ def test_cost_is_what_xla_counts_on_the_dense_path(fields, length, width, batch)
     module = AdaptiveSpanAttention(4, implementation="dense", max_span=length, **fields)
     x = jax.ShapeDtypeStruct((batch, length, width), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    jax.config.update("jax_disable_most_optimizations", False)  # what is fused is counted as often as it is computed
-    counted = jax.jit(module.apply).lower(variables, x).compile().cost_analysis()
+    optimized = {"xla_backend_optimization_level": 3}  # what is fused is counted as often as it is computed
+    counted = jax.jit(module.apply).lower(variables, x).compile(optimized).cost_analysis()
     cost = module.cost(length, width=width, batch=batch)
     assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(variables))
     assert cost.flops == pytest.approx(counted["flops"], rel=0.05)

@@ -49,6 +49,18 @@ EXPERIMENTS = (
     Experiment("python_docs_lm", "language model on python_docs", "bits_per_byte", "test bits per byte", 1.0, True),
 )
 
+ABOUT = """\
+All mechanisms of a table have the config's model (`configs/`), data order, optimizer and number of steps; nothing was
+tuned for any of them, and numbers of parameters differ. The budgets are a few percent of what a model of this size can
+use: the tables show that each mechanism trains, and what a step costs here. They do not rank mechanisms: three seeds
+whose spread is as large as many differences, one small data set each. A comparison needs more seeds and an equal budget
+of parameters or time. Speeds are those of the compiled training step, all mechanisms in turn, with the middle half of
+the rounds.
+
+Rows that agree digit for digit are the same function: `natural` is softmax attention that reports its energies, and
+causal `local` with a window of n keys before the query is causal `neighborhood` with a kernel of n + 1.
+"""
+
 
 def main() -> None:
     """Runs what has not run yet, then writes the page."""
@@ -149,16 +161,7 @@ def page(tables: list[str]) -> str:
             "",
             f"Made by `{command}`",
             f"on {where}, float32.",
-            "All mechanisms of a table have the config's model (`configs/`), data order, optimizer and number of steps;",
-            "nothing was tuned for any of them, and numbers of parameters differ. The budgets are a few percent of what a",
-            "model of this size can use: the tables show that each mechanism trains, and what a step costs here. They do",
-            "not rank mechanisms: three seeds whose spread is as large as many differences, one small data set each. A",
-            "comparison needs more seeds and an equal budget of parameters or time. Speeds are those of the compiled",
-            "training step, all mechanisms in turn, with the middle half of the rounds.",
-            "",
-            "Rows that agree digit for digit are the same function: `natural` is softmax attention that reports its",
-            "energies, and causal `local` with a window of n keys before the query is causal `neighborhood` with a kernel",
-            "of n + 1.",
+            *ABOUT.splitlines(),
             "",
             *("\n\n".join(tables)).splitlines(),
             "",

@@ -89,7 +89,7 @@ def main() -> None:
     tables = []
     for experiment in EXPERIMENTS:
         steps, rows = budgets[experiment.config], found[experiment.config]
-        tables.append(table(experiment, steps, rows, speeds(experiment, list(rows), args.rounds)))
+        tables.append(table(experiment, steps, rows, speeds(experiment, list(rows), steps, args.rounds)))
     args.out.write_text(page(tables))
 
 
@@ -112,13 +112,16 @@ def result(config: Config, folder: pathlib.Path) -> dict[str, float]:
     return measures | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 
 
-def speeds(experiment: Experiment, names: list[str], rounds: int) -> dict[str, Timing]:
+def speeds(experiment: Experiment, names: list[str], steps: int, rounds: int) -> dict[str, Timing]:
     """The time of a training step of each mechanism, all in turn."""
     makers = {
-        name: lambda name=name: BareStep(setup.build(configured(experiment, name, 0, rounds))).candidate()
+        name: lambda name=name: BareStep(setup.build(configured(experiment, name, 0, steps))).candidate()
         for name in names
     }
     found = measure(makers, rounds)
+    for name, measured in found.items():
+        if measured.error:
+            raise SystemExit(f"error: {name}: {measured.error}")
     return {name: measured.timing for name, measured in found.items()}
 
 

@@ -4,9 +4,11 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jattn import data, models
 from jattn.attention import MECHANISMS
 from jattn.attention.mechanism import mechanism
 from jattn.config import AttentionConfig, CheckpointConfig, LoggingConfig, ValidationConfig
@@ -18,6 +20,8 @@ from jattn.training.metrics import read_csv
 from tests import runs
 
 CAUSAL = ("mqar_lm", "python_docs_lm")
+THOROUGH = dict.fromkeys(("listops_classifier", "python_docs_lm"), pytest.mark.thorough)
+"""One bidirectional and one causal task are left for every run of the tests."""
 
 
 def allowed(name, task):
@@ -37,7 +41,7 @@ def smoke(task, name):
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-@pytest.mark.parametrize("task", runs.CONFIGS)
+@pytest.mark.parametrize("task", [pytest.param(task, marks=THOROUGH.get(task, ())) for task in runs.CONFIGS])
 def test_it_trains_evaluates_and_is_restored(task, name, tmp_path, tmp_path_factory):
     if not allowed(name, task):
         with pytest.raises(UserError, match=f"mechanism '{name}': .*; these have it: "):
@@ -56,10 +60,16 @@ def test_it_trains_evaluates_and_is_restored(task, name, tmp_path, tmp_path_fact
 
 @pytest.mark.parametrize("task", ["digits_vit", "python_docs_lm"])
 def test_a_config_selects_a_mechanism_by_name(task):
+    dataset = data.build(runs.get_config(task).data)
+    batch = data.train_batch(dataset, 0, 0, 2)
+    inputs = jax.eval_shape(
+        lambda: dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
+    )
     for name in MECHANISMS:
         if allowed(name, task):
-            experiment = setup.build(runs.get_config(task, name))
-            assert {layer.name for layer in experiment.model.mechanisms()} == {name}
+            model = models.build(runs.get_config(task, name).model, dataset.task)
+            assert {layer.name for layer in model.mechanisms()} == {name}
+            jax.eval_shape(model.init, jax.random.key(0), inputs)
 
 
 def test_layers_of_different_kinds_in_one_model(tmp_path):

@@ -166,7 +166,13 @@ def forms_seen():
     return []
 
 
-@pytest.mark.parametrize(("run", "form", "name"), CHECKS)
+THOROUGH = [
+    pytest.param(*check, marks=() if check[0] in MECHANISMS else pytest.mark.thorough, id="-".join(check))
+    for check in CHECKS
+]
+
+
+@pytest.mark.parametrize(("run", "form", "name"), THOROUGH)
 def test_contract(run, form, name, forms_seen):
     if forms_seen and forms_seen[-1] != (run, form):
         jax.clear_caches()  # thousands of programs do not fit into one process

@@ -82,7 +82,14 @@ def test_layers_of_different_kinds_in_one_model(tmp_path):
     assert [word for word in words if word in MECHANISMS][:4] == ["softmax", "conv1d", "neural", "convnn"]
 
 
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if allowed(name, "python_docs_lm")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("softmax", "local", "convnn", "super") else pytest.mark.thorough)
+        for name in MECHANISMS
+        if allowed(name, "python_docs_lm")
+    ],
+)
 def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
     """With spans and windows that the text outgrows, and rotary positions, which decoding has to count on."""
     options = {"local": {"window_size": 8}, "neighborhood": {"kernel_size": 7}, "kvt": {"topk": 5}, "convnn": {"K": 4}}

@@ -1,9 +1,9 @@
 """A run that is killed, terminated and continued is, byte for byte, the run that was not."""
 
+import functools
 import random
 import shutil
 import signal
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,6 +19,7 @@ CASES = {
 }
 """Overrides of the smoke config of the digits, which has augmentation: dropout, micro-batches, an average of
 the parameters, and a schedule that depends on the losses seen."""
+SOME_THOROUGH = [pytest.param(name, marks=() if name == "plain" else pytest.mark.thorough) for name in CASES]
 
 
 def command(name, workdir):
@@ -69,9 +70,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stories(cache, tmp_path_factory):
-    folders = {name: tmp_path_factory.mktemp(name) for name in CASES}
-    with ThreadPoolExecutor(3) as pool:
-        return dict(zip(CASES, pool.map(lambda name: Story(cache, name, folders[name]), CASES), strict=True))
+    return functools.cache(lambda name: Story(cache, name, tmp_path_factory.mktemp(name)))
 
 
 def arrays(workdir):
@@ -91,9 +90,9 @@ def assert_same_run(workdir, other):
     assert {name for name in found if found[name] != expected[name]} == set()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SOME_THOROUGH)
 def test_killed_terminated_and_continued(name, stories):
-    story = stories[name]
+    story = stories(name)
     assert story.first.returncode == 0, story.first.stderr
     assert story.killed[0] == -signal.SIGKILL, story.killed
     code, output, errors = story.terminated
@@ -106,11 +105,11 @@ def test_killed_terminated_and_continued(name, stories):
     assert_same_run(story.run, story.straight)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SOME_THOROUGH)
 def test_what_is_compared_is_all_there(name, stories):
-    rows = (stories[name].straight / "metrics.csv").read_text().splitlines()
+    rows = (stories(name).straight / "metrics.csv").read_text().splitlines()
     assert len(set(rows)) == 1 + STEPS // LOG + 1 + STEPS // VALIDATE - 1  # header; the last row is both
-    found = arrays(stories[name].straight)
+    found = arrays(stories(name).straight)
     groups = {path.split("/")[0] for path in found}
     assert groups == {"step", "params", "opt_state"} | ({"ema"} if name == "average" else set())
     assert any(path.startswith("opt_state/plateau/") for path in found) == (name == "average")
@@ -118,13 +117,14 @@ def test_what_is_compared_is_all_there(name, stories):
     assert all(value != found[path.replace("ema/", "params/", 1)] for path, value in averages.items())
 
 
+@pytest.mark.thorough
 def test_the_cases_differ(stories):
-    losses = {(story.straight / "metrics.csv").read_bytes() for story in stories.values()}
+    losses = {(stories(name).straight / "metrics.csv").read_bytes() for name in CASES}
     assert len(losses) == len(CASES)
 
 
 def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(stories, cache):
-    story = stories["plain"]
+    story = stories("plain")
     *_, before, newest = sorted((story.at_stop / "checkpoints").iterdir(), key=lambda entry: int(entry.name))
     broken = max((newest / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(broken.read_bytes())

@@ -228,7 +228,4 @@ def _add_slice(total: Array, new: Array, start: Array) -> Array:
 
 def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array, j: Array) -> Array:
     """Adds a block's diagonal sums to the gradient of the table of biases."""
-    shape = (*d_scores.shape[:3], g.query_block + g.key_block - 1)
-    view = functools.partial(blocks.toeplitz, t=g.query_block, s=g.key_block)
-    (new,) = jax.linear_transpose(view, jax.ShapeDtypeStruct(shape, d_scores.dtype))(d_scores)
-    return _add_slice(d_table, new, blocks.table_start(g, i, j))
+    return _add_slice(d_table, blocks.diagonal_sums(d_scores), blocks.table_start(g, i, j))

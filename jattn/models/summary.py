@@ -38,7 +38,7 @@ class _Observed:
             choice = core.explain(q, k, values, **terms, implementation=module.implementation)
             self.attention["/".join(module.path)] = str(choice)
         elif isinstance(module, nn.Dense | nn.Conv) and method == "__call__" and not _inside_attention(module):
-            fan_in = math.prod(module.variables["params"]["kernel"].shape[:-1])
+            fan_in = math.prod(nn.unbox(module.variables["params"]["kernel"]).shape[:-1])
             self.flops += result.size * (2 * fan_in + module.use_bias)
         elif isinstance(module, TokenEmbedding) and method == "attend":
             self.flops += result.size * 2 * module.width
@@ -74,13 +74,10 @@ def forward_flops(model: Transformer, task: Task) -> int:
 def _observe(model: Transformer, task: Task, batch_size: int) -> tuple[_Observed, PyTree]:
     """One abstract forward pass; nothing is computed. Also the shapes of the parameters, unboxed."""
     model = model.clone(remat="none")
-    inputs = abstract_inputs(task, batch_size)
-    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    params = nn.unbox(variables["params"])
     observed = _Observed()
     with nn.intercept_methods(observed.intercept):
-        jax.eval_shape(model.apply, {"params": params}, inputs)
-    return observed, params
+        variables = jax.eval_shape(model.init, jax.random.key(0), abstract_inputs(task, batch_size))
+    return observed, nn.unbox(variables["params"])
 
 
 def count(params: PyTree) -> int:

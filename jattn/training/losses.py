@@ -83,6 +83,16 @@ def num_outputs(config: LossConfig, task: Task) -> int | None:
     return 1
 
 
+def measured(config: LossConfig, task: Task) -> tuple[str, ...]:
+    """Names of what an evaluation step measures, in the order of columns.
+
+    >>> measured(LossConfig(), Task(kind="image", num_classes=10, image_shape=(8, 8, 1)))
+    ('loss', 'accuracy', 'top5_accuracy')
+    """
+    num_logits = task.vocab_size if task.kind == "language" else num_outputs(config, task) or task.num_classes
+    return ("loss", "accuracy", "top5_accuracy") if num_logits > TOP else ("loss", "accuracy")
+
+
 def correct(logits: Float[Array, "*B V"], targets: Int[Array, "*B"], threshold: float | int = 0.0) -> Bool[Array, "*B"]:
     """Whether the largest logit is the target's; a single logit predicts class 1 above the threshold."""
     if logits.shape[-1] == 1:

@@ -49,6 +49,7 @@ class Parallel(abc.ABC):
         self.mesh = self._make_mesh(num_data, num_model, list(devices)[: num_data * num_model])
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._divided = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+        self._init_params = jax.jit(self._initial_params)  # traced once for both of its uses
         with self._context():
             params = jax.eval_shape(self._init_params)
         state = jax.eval_shape(self._create_state, params)
@@ -113,7 +114,7 @@ class Parallel(abc.ABC):
         size = self._config.data.batch_size
         return {name: np.broadcast_to(x, (size, *x.shape[1:])) for name, x in example.items()}
 
-    def _init_params(self) -> PyTree:
+    def _initial_params(self) -> PyTree:
         """Initial parameters, boxed with the logical names of their axes."""
         batch = self._example_batch()
         # The forward pass is traced for its shapes only: the compiler drops it.

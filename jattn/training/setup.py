@@ -14,9 +14,8 @@ from jattn.models.transformer import Transformer
 from jattn.optim.build import Optimizer
 from jattn.optim.build import build as build_optimizer
 from jattn.training import losses, parallel
-from jattn.training.metrics import ordered
 from jattn.training.parallel import Parallel
-from jattn.training.step import make_eval_step, make_train_step
+from jattn.training.step import make_train_step
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)
     steps = parallel.build(config, model, optimizer, dataset)
-    names = _validation_metrics(config, dataset, model, steps)
+    names = losses.measured(config.loss, dataset.task)
     if optimizer.reads_energies:
         _check_energies(config, dataset, model, optimizer, steps)
     _check_checkpoints(config, names)
@@ -128,13 +127,6 @@ def make_plan(config: Config, train_size: int) -> Plan:
 def eval_batch_size(config: Config) -> int:
     """Examples in a batch of evaluation."""
     return config.data.batch_size if config.data.eval_batch_size is None else config.data.eval_batch_size
-
-
-def _validation_metrics(config: Config, dataset: Dataset, model: Transformer, steps: Parallel) -> tuple[str, ...]:
-    batch = data.eval_batch(dataset, "valid", 0, 1)
-    abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
-    step = make_eval_step(model, config, dataset.prepare)
-    return tuple(ordered(jax.eval_shape(step, steps.abstract_state.params, abstract)))
 
 
 def _check_energies(

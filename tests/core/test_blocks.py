@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jattn.core import Causal, Sum, Window, attend
-from jattn.core.blocks import Grid, grid, key_blocks_of, query_blocks_of, toeplitz
+from jattn.core import Causal, Sum, Window, attend, blocks
+from jattn.core.blocks import Grid, diagonal_sums, grid, key_blocks_of, query_blocks_of, toeplitz
 from tests.core.cases import CASES, Fade, cast, tokens
 
 
@@ -19,11 +19,12 @@ def test_toeplitz_is_a_table_by_lag(t, s):
     np.testing.assert_array_equal(toeplitz(jnp.asarray(window), t, s), expected)
 
 
-def test_toeplitz_transposed_sums_diagonals():
-    block = np.arange(1, 16, dtype=np.float32).reshape(3, 5)
-    (found,) = jax.linear_transpose(lambda w: toeplitz(w, 3, 5), jnp.zeros(7, jnp.float32))(jnp.asarray(block))
-    expected = [np.trace(block, offset=4 - lag) for lag in range(7)]
-    np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize("sums", [diagonal_sums, blocks._sums_by_scatter, blocks._sums_by_halves])
+@pytest.mark.parametrize(("t", "s"), [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1), (7, 7), (8, 8)])
+def test_diagonal_sums_are_those_of_each_lag(sums, t, s):
+    block = np.arange(1, 2 * t * s + 1, dtype=np.float32).reshape(2, t, s)
+    expected = [[np.trace(half, offset=s - 1 - lag) for lag in range(t + s - 1)] for half in block]
+    np.testing.assert_array_equal(sums(jnp.asarray(block)), expected)
 
 
 def test_blocks_are_of_equal_size_and_cover_everything():

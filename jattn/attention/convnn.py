@@ -31,7 +31,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jattn import core
 from jattn.attention import convnn_candidates as sampling
 from jattn.attention import convnn_neighbours as neighbours
 from jattn.attention import cost
@@ -39,9 +38,9 @@ from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs
 from jattn.attention.convnn_candidates import Candidates, Places
 from jattn.attention.convnn_convolution import Kind, RankConvolution
 from jattn.attention.convnn_cost import convnn_cost
-from jattn.attention.convnn_neighbours import Magnitude, Pairs
+from jattn.attention.convnn_neighbours import Magnitude, Ranks
 from jattn.errors import UserError, unknown
-from jattn.types import Array, AttentionMask, Float, Int
+from jattn.types import Array, AttentionMask, Float
 
 Sampling = Literal["all", "random", "spatial"]
 
@@ -156,16 +155,14 @@ class ConvNNAttention(Attention):
             best = neighbours.released(pairs, self.K - own, self.magnitude_type, sampled=own)
         else:
             best = neighbours.nearest(pairs, self.K - own)
-        if chosen is not None:
-            best = best.at(chosen.slot)
-        if own:
-            best = neighbours.with_own(inputs, pairs, best, self.magnitude_type)
-        slot, weights = best.index, neighbours.weights(self.magnitude_type, best, normalise=self.softmax_topk_val)
+        normalise = self.softmax_topk_val
+        ranks = neighbours.Ranks.of(inputs, pairs, best, chosen, self.magnitude_type, own=own, normalise=normalise)
 
-        weighted = weights[..., None].astype(v.dtype) * core.gather(v, slot)
-        out, norms = RankConvolution(self.convolution_type, head_dim, self.dtype, name="conv")(weighted)
+        convolution = RankConvolution(self.convolution_type, head_dim, self.dtype, name="conv")
+        v, convolution, norms = convolution(v, ranks.slot.shape[-1])
+        out = ranks.convolved(v, convolution)
         if self.is_asked_to_report():
-            self._report(inputs, pairs, slot, weights, norms, v.shape[2])
+            self._report(inputs, ranks, norms, v.shape[2])
         out = nn.Dropout(self.dropout_rate)(out, deterministic=deterministic)
         if self.as_published and self.num_heads > 1:
             out = out.reshape(*out.shape[:2], head_dim, -1).swapaxes(2, 3)
@@ -205,17 +202,10 @@ class ConvNNAttention(Attention):
     def _evaluation_seed(self) -> int:
         return zlib.crc32("/".join(self.path).encode()) if self.sampling_seed is None else self.sampling_seed
 
-    def _report(
-        self,
-        inputs: Inputs,
-        pairs: Pairs,
-        slot: Int[Array, "B H T K"],
-        weights: Float[Array, "B H T K"],
-        norms: Float[Array, " K"],
-        slots: int,
-    ) -> None:
+    def _report(self, inputs: Inputs, ranks: Ranks, norms: Float[Array, " K"], slots: int) -> None:
         """Sows the mean |similarity| over candidate pairs, and each rank's weight times the norm of its C_r."""
-        rows = neighbours.statistics(pairs, slot, weights)
+        slot, weights = ranks.slot, ranks.weights()
+        rows = neighbours.statistics(ranks.pairs, slot, weights)
         energy = mean_over_pairs(rows.energy, real_pairs(inputs, rows))
         self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights * norms[None, None, None], slots))
 

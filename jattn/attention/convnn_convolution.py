@@ -1,6 +1,6 @@
 """The convolution over ranks of ConvNN attention: one output a token, the same kernel for all tokens and heads."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +18,21 @@ _UNIFORM_DEPTHWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform", i
 _UNIFORM_POINTWISE = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+class Convolution(NamedTuple):
+    """A convolution's parameters; see `RankConvolution` for the kinds."""
+
+    kernel: Float[Array, "K c o"] | Float[Array, "K c"]
+    pointwise: Float[Array, "c o"] | None
+
+    def __call__(self, weights: Float[Array, "t K"], neighbours: Float[Array, "t K c"]) -> Float[Array, "t o"]:
+        """`y[t, o] = sum over rank r of weights[t, r] C_r neighbours[t, r]`."""
+        if self.kernel.ndim == 3:
+            return jnp.einsum("trc,rco->to", weights[..., None] * neighbours, self.kernel)
+        # One product a token: gradients of a sum over weighted neighbours took XLA ten times as long.
+        y = jnp.einsum("tr,trc->tc", weights, neighbours * self.kernel[None])
+        return y if self.pointwise is None else y @ self.pointwise
+
+
 class RankConvolution(nn.Module):
     """`y[o] = sum over rank r of C_r x_r`, C_r linear from c to o features, without bias.
 
@@ -31,26 +46,25 @@ class RankConvolution(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H T K c"]) -> tuple[Float[Array, "B H T o"], Float[Array, " K"]]:
-        """The convolution, and the Frobenius norm of every C_r."""
-        ranks, inputs = x.shape[3:]
+    def __call__(
+        self, values: Float[Array, "B H S c"], ranks: int
+    ) -> tuple[Float[Array, "B H S c"], Convolution, Float[Array, " K"]]:
+        """The values and the convolution in the dtype they share, and the Frobenius norm of every C_r."""
+        inputs = values.shape[-1]
         if self.kind == "standard":
             init = nn.with_logical_partitioning(_UNIFORM, (None, None, "head_dim"))
             kernel = self.param("kernel", init, (ranks, inputs, self.features))
-            norms = jnp.sqrt(jnp.sum(jnp.square(kernel), (1, 2)))
-            x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-            return jnp.einsum("bhtrc,rco->bhto", x, kernel), norms
-        init = initializers.ones if self.kind == "depthwise" else _UNIFORM_DEPTHWISE
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, (None, "head_dim")), (ranks, inputs))
-        if self.kind == "depthwise":
-            norms = jnp.sqrt(jnp.sum(jnp.square(kernel), 1))
-            x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-            return jnp.einsum("bhtrc,rc->bhtc", x, kernel), norms
-        init = nn.with_logical_partitioning(_UNIFORM_POINTWISE, (None, "head_dim"))
-        pointwise = self.param("pointwise", init, (inputs, self.features))
-        norms = jnp.sqrt(jnp.square(kernel) @ jnp.sum(jnp.square(pointwise), 1))
-        x, kernel, pointwise = promote_dtype(x, kernel, pointwise, dtype=self.dtype)
-        return jnp.einsum("bhtrc,rc->bhtc", x, kernel) @ pointwise, norms
+            norms, pointwise = jnp.sqrt(jnp.sum(jnp.square(kernel), (1, 2))), None
+        else:
+            init = initializers.ones if self.kind == "depthwise" else _UNIFORM_DEPTHWISE
+            kernel = self.param("kernel", nn.with_logical_partitioning(init, (None, "head_dim")), (ranks, inputs))
+            norms, pointwise = jnp.sqrt(jnp.sum(jnp.square(kernel), 1)), None
+        if self.kind == "depthwise-separable":
+            init = nn.with_logical_partitioning(_UNIFORM_POINTWISE, (None, "head_dim"))
+            pointwise = self.param("pointwise", init, (inputs, self.features))
+            norms = jnp.sqrt(jnp.square(kernel) @ jnp.sum(jnp.square(pointwise), 1))
+        values, kernel, pointwise = promote_dtype(values, kernel, pointwise, dtype=self.dtype)
+        return values, Convolution(kernel, pointwise), norms
 
 
 def cost(kind: Kind, tokens: int, ranks: int, inputs: int, outputs: int, dtype_bytes: int) -> Cost:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jattn import core
 from jattn.attention.base import Inputs
 from jattn.attention.convnn_candidates import Candidates, Places
+from jattn.attention.convnn_convolution import Convolution
 from jattn.core.dense import softmax
 from jattn.types import Array, Bool, Float, Int, Tokens
 
@@ -31,16 +32,14 @@ class Pairs(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Best first: indices among the candidates, how near they are, and whether they exist."""
+    """Best first: indices among the candidates, and whether they exist.
+
+    nearness: how near they are, where the backward pass is not to find out from what it looks up.
+    """
 
     index: Int[Array, "B H T n"]
-    nearness: Float[Array, "B H T n"]
     found: Bool[Array, "B H T n"]
-
-    def at(self, slot: Int[Array, "b M"]) -> "Neighbours":
-        """The same with the candidates' slots as indices."""
-        slot = jnp.broadcast_to(slot, (self.index.shape[0], slot.shape[1]))
-        return self._replace(index=jax.vmap(lambda slot, index: slot[index])(slot, self.index))
+    nearness: Float[Array, "B H T n"] | None = None
 
 
 def pairs(
@@ -90,15 +89,8 @@ def normalised(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
 
 def nearest(pairs: Pairs, count: int) -> Neighbours:
-    """The `count` nearest candidates. Distances are those of differences, which rounding does not make negative."""
-    index, found = core.nearest(pairs.rows, pairs.columns, count, score=pairs.score, mask=pairs.mask)
-    k, q = pairs.rows["features"][..., None, :], core.gather(pairs.columns["features"], index)
-    precise = jnp.promote_types(jnp.promote_types(k.dtype, q.dtype), jnp.float32)
-    if isinstance(pairs.score, core.Distance):
-        nearness = -core.root(jnp.sum(jnp.square(k.astype(precise) - q.astype(precise)), -1))
-    else:
-        nearness = pairs.score.scale * jnp.sum(k.astype(precise) * q.astype(precise), -1)
-    return Neighbours(index, nearness, found)
+    """The `count` nearest candidates."""
+    return Neighbours(*core.nearest(pairs.rows, pairs.columns, count, score=pairs.score, mask=pairs.mask))
 
 
 def released(pairs: Pairs, count: int, magnitude: Magnitude, *, sampled: bool) -> Neighbours:
@@ -109,28 +101,99 @@ def released(pairs: Pairs, count: int, magnitude: Magnitude, *, sampled: bool) -
         own = pairs.rows["place"][..., :, None] == pairs.columns["place"][..., None, :]
         values = jnp.where(own & (values != -jnp.inf), _RELEASED_SELF[magnitude], values)
     index, found = core.best(jax.lax.stop_gradient(values), count)
-    return Neighbours(index, jnp.take_along_axis(values, index, -1), found)
+    return Neighbours(index, found, jnp.take_along_axis(values, index, -1))
 
 
-def with_own(inputs: Inputs, pairs: Pairs, others: Neighbours, magnitude: Magnitude) -> Neighbours:
-    """Each token as its own first neighbour, where it is a real one, at similarity 1 or distance 1."""
+def own_exists(inputs: Inputs, tokens: tuple[int, int, int]) -> Bool[Array, "B H T 1"]:
+    """Which of B H T tokens are real, and so a neighbour of their own."""
     real = jnp.ones((1, 1, 1), bool)
     if inputs.query_mask is not None:
         real = (inputs.query_mask != 0)[:, None]
     if inputs.pair_mask is not None:
         real = jnp.diagonal(inputs.pair_mask, axis1=2, axis2=3)
-    shape = (*others.index.shape[:3], 1)
-    own = pairs.rows["place"], jnp.full((1, 1, 1), -1.0 if magnitude == "euclidean" else 1.0), real
-    own = (jnp.broadcast_to(first[..., None], shape) for first in own)
-    return Neighbours(*(jnp.concatenate(both, 3) for both in zip(own, others, strict=True)))
+    return jnp.broadcast_to(real[..., None], (*tokens, 1))
 
 
-def weights(magnitude: Magnitude, best: Neighbours, *, normalise: bool) -> Float[Array, "B H T K"]:
-    """Weights of the ranks; 0 where there is no neighbour."""
-    nearness, found = best.nearness, best.found
-    if normalise:
-        return softmax(jnp.where(found, nearness, -jnp.inf))[0]
-    return jnp.where(found, 1 / (_SMALL - nearness) if magnitude == "euclidean" else nearness, 0.0)
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """What a call knows of every token's K neighbours: which they are, and how to weigh them.
+
+    best: without the token itself.
+    slot, found: with it, where it is its own first neighbour.
+    """
+
+    magnitude: Magnitude
+    normalise: bool
+    pairs: Pairs
+    best: Neighbours
+    slot: Int[Array, "B H T K"]
+    found: Bool[Array, "B H T K"]
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Inputs,
+        pairs: Pairs,
+        best: Neighbours,
+        chosen: Candidates | None,
+        magnitude: Magnitude,
+        *,
+        own: bool,
+        normalise: bool,
+    ) -> "Ranks":
+        """The best candidates as slots, after the token itself if `own`."""
+        slot, found = best.index, best.found
+        if chosen is not None:
+            slots = jnp.broadcast_to(chosen.slot, (slot.shape[0], chosen.slot.shape[1]))
+            slot = jax.vmap(lambda slots, index: slots[index])(slots, slot)
+        if own:
+            place = jnp.broadcast_to(pairs.rows["place"][..., None], (*slot.shape[:3], 1))
+            slot = jnp.concatenate([place, slot], 3)
+            found = jnp.concatenate([own_exists(inputs, found.shape[:3]), found], 3)
+        return cls(magnitude, normalise, pairs, best, slot, found)
+
+    def convolved(self, values: Float[Array, "B H S c"], convolution: Convolution) -> Float[Array, "B H T o"]:
+        """The convolution over each token's weighted neighbours."""
+
+        def of_head(ranks: dict[str, Array], tokens: dict[str, Array], convolution: Convolution) -> Array:
+            values = tokens["values"]
+            return convolution(self._weights(ranks, tokens).astype(values.dtype), core.gather(values, ranks["slot"]))
+
+        ranks, tokens = self._looked_up()
+        tokens["values"] = values
+        return core.in_pieces(of_head, ranks, tokens, convolution, self.slot.shape[-1] * values.shape[-1])
+
+    def weights(self) -> Float[Array, "B H T K"]:
+        """The weights of the ranks; 0 where there is no neighbour."""
+        numbers = self.slot.shape[-1] * self.pairs.columns["features"].shape[-1]
+        return core.in_pieces(lambda ranks, tokens, _: self._weights(ranks, tokens), *self._looked_up(), None, numbers)
+
+    def _looked_up(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        ranks = {"slot": self.slot, "found": self.found}
+        if self.best.nearness is not None:
+            return ranks | {"nearness": self.best.nearness}, {}
+        of_tokens = {"features": self.pairs.rows["features"], "index": self.best.index}
+        return ranks | of_tokens, {"features": self.pairs.columns["features"]}
+
+    def _weights(self, ranks: dict[str, Array], tokens: dict[str, Array]) -> Float[Array, "t K"]:
+        """Of one head's tokens."""
+        found, nearness = ranks["found"], ranks.get("nearness")
+        if nearness is None:
+            nearness = _nearness(self.pairs.score, ranks["features"], core.gather(tokens["features"], ranks["index"]))
+        if found.shape[1] > nearness.shape[1]:
+            own = jnp.full_like(nearness, -1.0 if self.magnitude == "euclidean" else 1.0, shape=(len(found), 1))
+            nearness = jnp.concatenate([own, nearness], 1)
+        if self.normalise:
+            return softmax(jnp.where(found, nearness, -jnp.inf))[0]
+        return jnp.where(found, 1 / (_SMALL - nearness) if self.magnitude == "euclidean" else nearness, 0.0)
+
+
+def _nearness(score: Any, k: Float[Array, "t D"], q: Float[Array, "t n D"]) -> Float[Array, "t n"]:
+    """Of tokens to their own candidates. Distances are those of differences, which rounding does not make negative."""
+    precise = jnp.promote_types(jnp.promote_types(k.dtype, q.dtype), jnp.float32)
+    if isinstance(score, core.Distance):
+        return -core.root(jnp.sum(jnp.square(k[:, None].astype(precise) - q.astype(precise)), -1))
+    return score.scale * jnp.einsum("td,tnd->tn", k, q, preferred_element_type=precise)
 
 
 def coordinates(

@@ -8,6 +8,7 @@ from jattn.core.merging import merged
 from jattn.core.nearest import Nearest, NotAfter, NotOwn, best, gather, nearest, score_matrix
 from jattn.core.over_queries import Exchanged, OverQueries, over_queries
 from jattn.core.patterns import Blocks, Shifted, StretchedBias, StretchedMask, Strided
+from jattn.core.pieces import in_pieces
 from jattn.core.scores import MLP, Added, Distance, Dot, Filled, Penalized, features, root
 from jattn.core.spans import SoftSpan, TriangleWave
 from jattn.core.statistics import Statistics, mean_energy, statistics
@@ -57,6 +58,7 @@ __all__ = [
     "explain",
     "features",
     "gather",
+    "in_pieces",
     "mean_energy",
     "merged",
     "native_implementations",

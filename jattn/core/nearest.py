@@ -1,7 +1,7 @@
 """The nearest keys of every query, found without the (T, S) matrix and gathered without (T, S, D).
 
     index, found = nearest(q, k, 9, score=Dot(), mask=Padding())     the 9 keys of highest score, best first
-    values = gather(v, index)                                         B H T 9 D
+    values = gather(v[0, 0], index[0, 0])                             of one head of one example: T 9 D
 
 Indices have no derivative. What is differentiable, the scores of the keys found, is computed anew from what was
 gathered: a backward pass costs O(T n D) for n neighbours.
@@ -72,10 +72,10 @@ def nearest(
     return of_pairs(lambda call: _by_blocks(call, count), q, k, score, bias, mask, offset)
 
 
-def gather(tokens: Float[Array, "B H S D"], index: Int[Array, "B H T n"]) -> Float[Array, "B H T n D"]:
-    """The tokens at these indices, head by head."""
-    of_head = jax.vmap(lambda tokens, index: tokens.at[index].get(mode="clip"))
-    return jax.vmap(of_head)(tokens, index)
+def gather(tokens: Float[Array, "S D"], index: Int[Array, "T n"]) -> Float[Array, "T n D"]:
+    """The tokens of one head at these indices."""
+    # Once: what follows would otherwise be compiled into loops that gather again, number by number.
+    return jax.lax.optimization_barrier(tokens.at[index].get(mode="clip"))
 
 
 def score_matrix(

@@ -27,42 +27,45 @@ def of_pairs(
 
 def divided(function: Callable, request: Request) -> Callable:
     """A function of `group`'s arguments under `shard_map` over batch and heads, where such a mesh is set."""
+    kinds = ("tokens", "tokens", "tokens", "parameter", "parameter", "parameter", "whole", "whole", "batch", "heads")
+    return over_mesh(function, kinds, request.batch, request.key_heads)
+
+
+def over_mesh(function: Callable, kinds: tuple[str, ...], batch: int, heads: int) -> Callable:
+    """A function under `shard_map` over the mesh's axes for batch and heads, where a mesh is set that divides them.
+
+    kinds: of each argument's leaves: "tokens" lead with batch and heads (either may be 1), a "parameter" with heads
+      or 1, "batch" and "heads" with these, and what is "whole" is not divided. Results lead with batch and heads.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     usable = {
         name: size
         for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
         if kind == AxisType.Auto and size > 1
     }
-    batch = DATA_AXIS if request.batch % usable.get(DATA_AXIS, request.batch + 1) == 0 else None
-    heads = MODEL_AXIS if request.key_heads % usable.get(MODEL_AXIS, request.key_heads + 1) == 0 else None
-    if batch is None and heads is None:
+    over_batch = DATA_AXIS if batch % usable.get(DATA_AXIS, batch + 1) == 0 else None
+    over_heads = MODEL_AXIS if heads % usable.get(MODEL_AXIS, heads + 1) == 0 else None
+    if over_batch is None and over_heads is None:
         return function
-
-    def tokens(leaf: Array) -> PartitionSpec:
-        return PartitionSpec(batch if leaf.shape[0] > 1 else None, heads if leaf.shape[1] > 1 else None)
-
-    def parameter(leaf: Array) -> PartitionSpec:
-        return PartitionSpec(heads if leaf.shape[0] > 1 else None)
-
-    def whole(leaf: Array) -> PartitionSpec:
-        return PartitionSpec()
-
-    kinds = (tokens, tokens, tokens, parameter, parameter, parameter, whole, whole)
+    specs: dict[str, Callable[[Array], PartitionSpec]] = {
+        "tokens": lambda leaf: PartitionSpec(
+            over_batch if leaf.shape[0] > 1 else None, over_heads if leaf.shape[1] > 1 else None
+        ),
+        "parameter": lambda leaf: PartitionSpec(over_heads if leaf.shape[0] > 1 else None),
+        "whole": lambda leaf: PartitionSpec(),
+        "batch": lambda leaf: PartitionSpec(over_batch),
+        "heads": lambda leaf: PartitionSpec(over_heads),
+    }
 
     def shards(*arguments: PyTree) -> PyTree:
-        specs = (
-            *(jax.tree.map(kind, argument) for kind, argument in zip(kinds, arguments, strict=False)),
-            PartitionSpec(batch),
-            PartitionSpec(heads),
-        )
-        names = {name for name in (batch, heads) if name}
+        in_specs = tuple(jax.tree.map(specs[kind], argument) for kind, argument in zip(kinds, arguments, strict=True))
         # Without vma checks: the backward pass is written by hand, and replicated inputs are summed at the border.
         return jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=specs,
-            out_specs=PartitionSpec(batch, heads),
-            axis_names=names,
+            in_specs=in_specs,
+            out_specs=PartitionSpec(over_batch, over_heads),
+            axis_names={name for name in (over_batch, over_heads) if name},
             check_vma=False,
         )(*arguments)
 

@@ -23,6 +23,7 @@ from jattn.core import (
 )
 
 B, H, T, S, D = 2, 3, 7, 11, 5
+gather_heads = jax.vmap(jax.vmap(gather))
 
 
 def tokens(*shape, seed=0):
@@ -94,7 +95,7 @@ def test_nan_is_never_preferred_but_is_a_key():
 
 def test_gathered_values_and_their_gradient():
     x, index = tokens(B, H, S, D), jnp.asarray(np.random.default_rng(3).integers(0, S, (B, H, T, 2)))
-    values, pull = jax.vjp(lambda x: gather(x, index), x)
+    values, pull = jax.vjp(lambda x: gather_heads(x, index), x)
     rows, heads = np.arange(B)[:, None, None, None], np.arange(H)[None, :, None, None]
     np.testing.assert_array_equal(values, np.asarray(x)[rows, heads, index])
     cotangent = tokens(*values.shape, seed=4)
@@ -144,7 +145,7 @@ def test_no_matrix_is_built():
 
     def train(q, k, v):
         index = nearest(q, k, count, bias=Causal()).index
-        return jnp.sum(gather(k, index) * q[..., None, :] + gather(v, index))
+        return jnp.sum(gather_heads(k, index) * q[..., None, :] + gather_heads(v, index))
 
     shape = jax.ShapeDtypeStruct((1, 2, length, D), jnp.float32)
     largest = max(sizes(jax.make_jaxpr(jax.grad(train, (0, 1, 2)))(shape, shape, shape).jaxpr))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -57,9 +58,23 @@ def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:
     return jax.tree.map(pad, tree)
 
 
-def block(tree: PyTree, index: Array, size: int) -> PyTree:
-    """Block `index` of the leaves along their token axis."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=3), tree)
+class Slices:
+    """Leaves filled up to `tokens`, to be read by blocks in a loop.
+
+    Their leading axes are one: of an array with an axis of size 1, such as that of the query heads of a key head, XLA
+    makes a copy in front of a loop, as it lays out such axes in another order than the loop wants.
+    """
+
+    def __init__(self, tree: PyTree, tokens: int):
+        leaves, self._structure = jax.tree.flatten(padded(tree, tokens))
+        self._leading = [leaf.shape[:3] for leaf in leaves]
+        self._leaves = [leaf.reshape(math.prod(leaf.shape[:3]), *leaf.shape[3:]) for leaf in leaves]
+
+    def block(self, index: Array, size: int) -> PyTree:
+        """Block `index` of the leaves, with the axes they had."""
+        parts = (jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=1) for leaf in self._leaves)
+        parts = [part.reshape(*axes, *part.shape[1:]) for part, axes in zip(parts, self._leading, strict=True)]
+        return self._structure.unflatten(parts)
 
 
 def written(tree: PyTree, new: PyTree, start: Array) -> PyTree:
@@ -165,16 +180,16 @@ class View:
 
     def __init__(self, grid: Grid, call: Call, table: Array | None, offset: Array):
         self.grid, self.call, self.table, self.offset = grid, call, table, offset
-        self._queries = padded(call.q, grid.query_blocks * grid.query_block)
-        self._keys = padded((call.k, call.v), grid.key_blocks * grid.key_block)
+        self._queries = Slices(call.q, grid.query_blocks * grid.query_block)
+        self._keys = Slices((call.k, call.v), grid.key_blocks * grid.key_block)
 
     def queries(self, i: Array) -> Tokens:
         """Block i of the queries."""
-        return block(self._queries, i, self.grid.query_block)
+        return self._queries.block(i, self.grid.query_block)
 
     def keys(self, j: Array) -> tuple[Tokens, Float[Array, "B K s E"]]:
         """Block j of the keys and of their values."""
-        k, v = block(self._keys, j, self.grid.key_block)
+        k, v = self._keys.block(j, self.grid.key_block)
         return k, v[:, :, 0]
 
     def positions(self, i: Array, j: Array) -> tuple[Int[Array, " t"], Int[Array, " s"]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jattn.core import blocks
+from jattn.core import blocks, by_example
 from jattn.core.call import Call
 from jattn.core.dense import logits
 from jattn.core.masks import Mask
@@ -65,11 +65,15 @@ def nearest(
 ) -> Nearest:
     """The `count` keys of highest score plus bias among those that each query may attend to.
 
-    Works on blocks of 128 queries, so that no more than 128 rows of scores exist at a time. Arguments as in
+    Works on blocks of queries, of which all scores exist at a time. Arguments as in
     `jattn.core.attend`; gradients are stopped.
     """
     q, k, score, bias, mask = jax.lax.stop_gradient((q, k, score, bias, mask))
-    return of_pairs(lambda call: _by_blocks(call, count), q, k, score, bias, mask, offset)
+
+    def of_examples(call: Call) -> Nearest:
+        return by_example.rows(lambda call: _by_blocks(call, count), call)
+
+    return of_pairs(of_examples, q, k, score, bias, mask, offset)
 
 
 def gather(tokens: Float[Array, "S D"], index: Int[Array, "T n"]) -> Float[Array, "T n D"]:
@@ -105,8 +109,7 @@ def best(values: Float[Array, "*B S"], count: int) -> tuple[Int[Array, "*B n"], 
 
 
 def _by_blocks(call: Call, count: int) -> Nearest:
-    rows_only = blocks.grid(call.queries, call.keys)
-    grid = blocks.Grid(call.queries, call.keys, rows_only.query_block, max(call.keys, 1))
+    grid = by_example.whole_rows(call)
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
     all_keys = jnp.zeros((), jnp.int32)  # index of the one block of keys
 

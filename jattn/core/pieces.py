@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from jattn.core import blocks
+from jattn.core.cutting import divisor, in_parts, numbers_at_a_time
 from jattn.core.sharding import over_mesh
 from jattn.types import Array, PyTree
 
-NUMBERS = 2**19
-"""Of what a piece looks up: 2 MB in float32."""
+_LOOKED_UP = 2**18
+"""Numbers of a piece. On two CPU cores half as many, or twice as many, took more time or memory."""
 
 
 def in_pieces(
@@ -37,32 +38,27 @@ def in_pieces(
 
 
 def _by_heads(function: Callable, numbers: int, queries: PyTree, tokens: PyTree, shared: PyTree) -> Array:
-    """Some heads at a time: those of all examples are one axis, the first, so that none is copied to be apart."""
+    """Some heads at a time: those of all examples are one axis, the first."""
     batch, heads, length = jax.tree.leaves(queries)[0].shape[:3]
     function = jax.vmap(jax.checkpoint(function), (0, 0, None))
-    together = _divisor(batch * heads, NUMBERS // max(length * numbers, 1))
-    pieces = batch * heads // together
-    cut = jax.tree.map(lambda leaf: leaf.reshape(pieces, together, *leaf.shape[2:]), (queries, tokens))
-    out = jax.lax.map(lambda piece: _by_queries(function, *piece, shared, numbers), cut)
-    return out.reshape(batch, heads, length, *out.shape[3:])
+    together = divisor(batch * heads, numbers_at_a_time(_LOOKED_UP) // max(length * numbers, 1))
+    pairs = jax.tree.map(lambda leaf: leaf.reshape(batch * heads, *leaf.shape[2:]), (queries, tokens))
+    out = in_parts(lambda part: _by_queries(function, *part, shared, numbers), batch * heads // together, pairs)
+    return out.reshape(batch, heads, *out.shape[1:])
 
 
 def _by_queries(function: Callable, queries: PyTree, tokens: PyTree, shared: PyTree, numbers: int) -> Array:
     """All queries, or where these are too many, which happens to one head only, some at a time."""
     length = jax.tree.leaves(queries)[0].shape[1]
-    grid = blocks.grid(length, 0, max(8, NUMBERS // max(numbers, 1)))
+    grid = blocks.grid(length, 0, max(8, numbers_at_a_time(_LOOKED_UP) // max(numbers, 1)))
     if grid.query_blocks <= 1:
         return function(queries, tokens, shared)
 
-    def cut(leaf: Array) -> Array:
+    def rows(leaf: Array) -> Array:
         missing = grid.query_blocks * grid.query_block - length
-        leaf = jnp.pad(leaf, [(0, missing if axis == 1 else 0) for axis in range(leaf.ndim)])
-        return leaf.reshape(grid.query_blocks, 1, grid.query_block, *leaf.shape[2:])
+        return jnp.pad(leaf[0], [(0, missing if axis == 0 else 0) for axis in range(leaf.ndim - 1)])
 
-    out = jax.lax.map(lambda piece: function(piece, tokens, shared), jax.tree.map(cut, queries))
-    return out.reshape(1, grid.query_blocks * grid.query_block, *out.shape[3:])[:, :length]
+    def part(rows: PyTree) -> Array:
+        return function(jax.tree.map(lambda leaf: leaf[None], rows), tokens, shared)[0]
 
-
-def _divisor(number: int, largest: int) -> int:
-    """The largest divisor of a number that is not above another; at least 1."""
-    return next(size for size in range(max(1, min(largest, number)), 0, -1) if number % size == 0)
+    return in_parts(part, grid.query_blocks, jax.tree.map(rows, queries))[None, :length]

@@ -62,10 +62,11 @@ def _by_blocks(call: Call) -> Statistics:
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
     reach = blocks.union(call.reach())
     tokens = grid.query_blocks * grid.query_block
-    lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
+    precise = lse.dtype
+    lse = blocks.Slices(blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf), tokens)
 
     def query_block(i: Array, rows: tuple[Array, ...]) -> tuple[Array, ...]:
-        q, lse_block = view.queries(i), blocks.block(lse, i, grid.query_block)
+        q, lse_block = view.queries(i), lse.block(i, grid.query_block)
 
         def key_block(j: Array, carry: tuple) -> tuple:
             energy, pairs, surprise, distance, largest, first, total, square = carry
@@ -89,14 +90,14 @@ def _by_blocks(call: Call) -> Statistics:
                 square + jnp.square(scores).sum(-1),
             )
 
-        zero = jnp.zeros((*call.heads, grid.query_block), lse.dtype)
+        zero = jnp.zeros((*call.heads, grid.query_block), precise)
         start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
         sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 8)
         energy, pairs, *of_weights, total, square = sums
         energy, total, square = (x / jnp.maximum(pairs, 1) for x in (energy, total, square))
         return blocks.written(rows, (energy, pairs, *of_weights, total, square), i * grid.query_block)
 
-    rows = (jnp.zeros((*call.heads, tokens), lse.dtype),) * len(dataclasses.fields(Statistics))
+    rows = (jnp.zeros((*call.heads, tokens), precise),) * len(dataclasses.fields(Statistics))
     rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)
     return Statistics(*(call.ungroup(row[:, :, :, : grid.queries]) for row in rows))
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattn.core import blocks
+from jattn.core import blocks, by_example
 from jattn.core.call import Call
 from jattn.core.scores import Dot
 from jattn.core.sharding import of_pairs
@@ -59,16 +59,18 @@ def thresholds(
     at a time, None = few enough for O(T + S) memory.
     """
     q, k, score, bias, mask = jax.lax.stop_gradient((q, k, score, bias, mask))
-    return of_pairs(lambda call: _by_rows(call, count, rows), q, k, score, bias, mask, offset)
+
+    def of_examples(call: Call) -> Array:
+        return by_example.rows(lambda call: _by_rows(call, count, rows), call)
+
+    return of_pairs(of_examples, q, k, score, bias, mask, offset)
 
 
 def _by_rows(call: Call, count: int, rows: int | None) -> Float[Array, "B H T"]:
     dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves((call.q, call.k, call.score))), jnp.float32)
     if count >= call.keys:
         return call.ungroup(jnp.full((*call.heads, call.queries), -jnp.inf, dtype))
-    rows = max(8, min(128, 2**17 // call.keys)) if rows is None else rows
-    # One block has all keys: a row of it is a row of the matrix.
-    whole = blocks.Grid(call.queries, call.keys, blocks.grid(call.queries, 1, rows).query_block, call.keys)
+    whole = by_example.whole_rows(call, rows)
     view = blocks.View(whole, call, blocks.lag_table(call, whole), call.offset)
     all_keys = jnp.zeros((), jnp.int32)
     k, _ = view.keys(all_keys)

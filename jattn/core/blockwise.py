@@ -20,16 +20,10 @@ from jattn.core.call import Call
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
 from jattn.types import Array, Float, PyTree
 
-_WHOLE = 256
-"""Tokens of which one block is made if all pairs matter: on two CPU cores some examples at a time, each whole, took 0.7
-to 0.9 times the time of smaller blocks of all examples (T 197 and 256), and 1.9 MB of scratch where these took 12.8."""
-
 
 def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
     """Attention without the (T, S) matrix."""
-    bounded = call.reach() != (None, None)
-    whole = not bounded and max(call.queries, call.keys) <= _WHOLE
-    grid = blocks.grid(call.queries, call.keys, _WHOLE if whole else 128)
+    grid = blocks.grid(call.queries, call.keys, _largest(call))
     table, learns_bias = blocks.lag_table(call, grid), any(map(is_smooth, jax.tree.leaves(call.bias)))
     if learns_bias:
         # As for the parameters of scores: one copy for each example and head before the custom derivative.
@@ -41,6 +35,14 @@ def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"
     smooth, rest = plan.divide(leaves)
     out, lse = _attention(plan, [reverse_mode_only(leaf) for leaf in smooth], rest)
     return call.ungroup(out), call.ungroup(lse)
+
+
+def _largest(call: Call) -> int:
+    """Tokens of a block. Smaller ones leave out more of what is out of reach."""
+    _, key_heads, per_key = call.heads
+    few_heads = key_heads * per_key * 256**2 <= 2**18
+    whole = max(call.queries, call.keys) <= 256
+    return 256 if call.reach() == (None, None) and (few_heads or whole) else 128
 
 
 def is_smooth(leaf: Any) -> bool:

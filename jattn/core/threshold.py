@@ -6,6 +6,7 @@ whatever k; `jax.lax.top_k` took 345.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ class AtLeast:
 
 
 HALVINGS = 26
-"""The interval's last length, relative to its first: below the rounding error of scores."""
+"""Most halvings. The interval's last length, relative to its first, is below the rounding error of scores."""
 
 
 def thresholds(
@@ -87,17 +88,27 @@ def _by_rows(call: Call, count: int, rows: int | None) -> Float[Array, "B H T"]:
 
 def _between(logits: Float[Array, "*B S"], count: int) -> Float[Array, "*B"]:
     """The middle between the `count`-th largest of each row and the largest that is smaller."""
+    # As rows: of an array with an axis of size 1, XLA makes a copy in front of a loop.
+    rows = logits.reshape(math.prod(logits.shape[:-1]), logits.shape[-1])
+    ones = jnp.ones(rows.shape[1], rows.dtype)
 
-    def halve(_: Array, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        lo, hi = interval
+    def goes_on(carry: tuple[Array, ...]) -> Array:
+        step, lo, hi, reach = carry
+        return (step < HALVINGS) & jnp.any((reach > count) & (lo < hi))
+
+    def halve(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        step, lo, hi, reach = carry
         middle = (lo + hi) / 2
-        enough = jnp.sum(logits >= middle[..., None], -1, dtype=jnp.int32) >= count
-        return jnp.where(enough, middle, lo), jnp.where(enough, hi, middle)
+        new = (rows >= middle[:, None]).astype(rows.dtype) @ ones  # a product, as XLA sums integers more slowly
+        enough = new >= count
+        return step + 1, jnp.where(enough, middle, lo), jnp.where(enough, hi, middle), jnp.where(enough, new, reach)
 
-    # At least `count` logits are >= lo throughout, or all that are allowed.
-    lo = jnp.min(jnp.where(logits > -jnp.inf, logits, jnp.inf), -1)
-    lo, _ = jax.lax.fori_loop(0, HALVINGS, halve, (lo, jnp.max(logits, -1)))
-    chosen = logits >= lo[..., None]
-    least = jnp.min(jnp.where(chosen, logits, jnp.inf), -1)
-    next_best = jnp.max(jnp.where(chosen, -jnp.inf, logits), -1)
-    return jnp.where(next_best > -jnp.inf, (least + next_best) / 2, -jnp.inf)
+    # At least `count` logits, `reach` of them, are >= lo throughout, or all that are allowed.
+    allowed = rows > -jnp.inf
+    lo = jnp.min(jnp.where(allowed, rows, jnp.inf), -1)
+    carry = jnp.zeros((), jnp.int32), lo, jnp.max(rows, -1), allowed.astype(rows.dtype) @ ones
+    lo = jax.lax.while_loop(goes_on, halve, carry)[1]
+    chosen = rows >= lo[:, None]
+    least = jnp.min(jnp.where(chosen, rows, jnp.inf), -1)
+    next_best = jnp.max(jnp.where(chosen, -jnp.inf, rows), -1)
+    return jnp.where(next_best > -jnp.inf, (least + next_best) / 2, -jnp.inf).reshape(logits.shape[:-1])

@@ -240,6 +240,11 @@ def test_cost_is_what_xla_counts_on_the_dense_path(fields, queries, keys, width,
 
     # XLA counts the body of a loop once: written out, each turn counts. Before it fuses, so that nothing counts twice.
     monkeypatch.setattr(threshold_module.jax.lax, "fori_loop", loop)
+    monkeypatch.setattr(
+        threshold_module.jax.lax,
+        "while_loop",
+        lambda _, body, carry: loop(0, threshold_module.HALVINGS, lambda _, carry: body(carry), carry),
+    )
     program, variables = lowered(module, queries, keys, width)
     cost = module.cost(queries, keys, width=width, batch=2)
     assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(variables))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jattn.core.banded import banded, banded_cannot, banded_rather_not
 from jattn.core.blockwise import blockwise
 from jattn.core.call import group
 from jattn.core.choice import Choice, Implementation, Request, choose
@@ -70,6 +71,7 @@ _AS_NAMED = "it is taken when named: its lse has no gradient"
 # tokens up (`python -m jattn bench attention`), so there is no threshold between them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "pallas_gpu": Implementation(pallas_gpu, pallas_gpu_cannot, lambda request: _UNTRIED, made_for="gpu"),
+    "banded": Implementation(banded, banded_cannot, banded_rather_not),
     "blockwise": Implementation(blockwise, lambda request: None, lambda request: None),
     "dense": Implementation(dense, lambda request: None, lambda request: None),
     "xla": Implementation(

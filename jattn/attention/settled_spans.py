@@ -142,7 +142,8 @@ class ByReach:
             )
             for group in groups
         ]
-        order = np.argsort([head for group in groups for head in group.heads])
+        joined = [head for group in groups for head in group.heads]
+        order = [joined.index(head) for head in range(heads)]
         return jax.tree.map(lambda *found: _of_heads(jnp.concatenate(found, 1), order, heads, axis=1), *parts)
 
 

@@ -236,7 +236,7 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     )
     d_lags = None if lags is None else jnp.zeros_like(lags)
     if plan.learns_bias:
-        (d_lags,) = jax.linear_transpose(lambda lags: biases(g, lags), lags)(d_biases.astype(lags.dtype))
+        d_lags = blocks.diagonal_sums(d_biases).astype(lags.dtype)
     found, _ = plan.divide(jax.tree.leaves((gradients, d_lags)))
     return [forward_mode_only(leaf) for leaf in found], None
 

@@ -15,6 +15,9 @@ sigmoid(w'), rho = sigmoid(w'') / 2 - 1/4. The regularizer's share of a period t
 The released code multiplies all pairs and masks; here blocks of keys beyond a head's z + R are not computed where that
 pays (`jattn.core.by_head`), and as spans shrink in training fewer are, by the same program. The numbers are the same:
 `as_published` changes nothing.
+
+Once training has settled, `frozen` (of a whole model: `jattn.models.freeze_spans`) makes what heads look at known
+beforehand: less is computed, and decoding reads unmasked keys alone (`jattn.attention.settled_spans`).
 """
 
 import dataclasses
@@ -25,11 +28,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import initializers
 
 from jattn import core
 from jattn.attention import cost
 from jattn.attention.base import Attention
+from jattn.attention.settled_spans import ByReach, Distances, Within, reaches
 from jattn.core import blocks, by_head
 from jattn.errors import UserError
 from jattn.types import Array, AttentionMask, DTypeLike, Float
@@ -73,6 +78,8 @@ class AdaptiveSpanAttention(Attention):
     periodic: with the triangle wave.
     period_min, period_max: bounds of its period, in tokens; periods begin uniformly spread between them.
     harmonics: terms of its Fourier series, of which the even ones are zero.
+    distances: of each head, the only ones that it looks at, ascending; masks keep their values there and no longer
+      learn, nor is there a loss term. None = those that the masks leave. Set by `frozen`.
     """
 
     lacks: ClassVar[Mapping[str, str]] = {"context": "its spans are distances within one sequence"}
@@ -86,6 +93,7 @@ class AdaptiveSpanAttention(Attention):
     period_min: float | int = 2.0
     period_max: float | int = 8.0
     harmonics: int = 5
+    distances: Distances | None = None
 
     def __post_init__(self):
         if self.max_span is None and self.max_length is None:
@@ -105,7 +113,16 @@ class AdaptiveSpanAttention(Attention):
                 f"period_min {self.period_min} and period_max {self.period_max} bound no period: "
                 "period_min must be above 0 and below period_max"
             )
+        if self.distances is not None:
+            self._check_distances(self.distances)
         super().__post_init__()
+
+    def _check_distances(self, distances: Distances) -> None:
+        if len(distances) != self.num_heads:
+            raise UserError(f"distances are those of {len(distances)} heads, the layer has num_heads {self.num_heads}")
+        for own in distances:
+            if list(own) != sorted(set(own)) or own[:1] < (0,) * len(own[:1]):
+                raise UserError(f"distances of a head are {own}: they must ascend and be at least 0")
 
     @nn.compact
     def __call__(
@@ -125,13 +142,37 @@ class AdaptiveSpanAttention(Attention):
             params["period_logit"] = self._per_head("period_logit", _logistic)
             params["ratio_logit"] = self._per_head("ratio_logit", initializers.zeros)
         q, k = self.turned(inputs, q, k)
-        inputs, (k, v) = self.remember(inputs, key=k, value=v)
-        if not self.is_initializing():
+        inputs, (k, v) = self.remember(inputs, reach=self._furthest, key=k, value=v)
+        if self.distances is None and not self.is_initializing():
             self.sow("losses", "span", self.regularizer(params))
             if self.is_mutable_collection("intermediates"):
                 self.sow("intermediates", "spans", self.spans(params, k.shape[2]))
-        bias, score = self.bias(params), core.Dot(head_dim**-0.5)
-        return self.finish(inputs, self.attend(inputs, q, k, v, score=score, bias=bias, deterministic=deterministic))
+        score, bias, how = core.Dot(head_dim**-0.5), self.bias(params), core
+        if self.distances is not None:
+            bias, how = Within.of(jax.lax.stop_gradient(bias), self.distances), ByReach(self.distances)
+            chosen_freely = self.implementation is None and deterministic and not self.is_asked_to_report()
+            if self.decode and x.shape[-2] == 1 and chosen_freely:
+                q, k, terms = self.pairs(inputs, q, k, score=score, bias=bias)
+                return self.finish(inputs, how.decoded(q, k, v, **terms))
+        out = self.attend(inputs, q, k, v, score=score, bias=bias, how=how, deterministic=deterministic)
+        return self.finish(inputs, out)
+
+    @nn.nowrap
+    def frozen(self, params: Mapping[str, Any]) -> "AdaptiveSpanAttention":
+        """The same layer with `distances` fixed at those that its masks leave with these parameters.
+
+        It takes the same parameters and gives the same outputs.
+
+        Raises:
+          UserError: the parameters are not known yet (inside of `jax.jit` and the like).
+        """
+        span, _ = self.span_and_wave(params)
+        try:
+            longest = int(jnp.ceil(span.reach()[1].max()))
+        except jax.errors.ConcretizationTypeError:
+            raise UserError("spans are frozen at given values: freeze them outside of jax.jit, grad and vmap") from None
+        seen = np.asarray(self.bias(params)(jnp.arange(longest + 1)) > -jnp.inf)
+        return self.clone(distances=tuple(tuple(np.flatnonzero(row).tolist()) for row in seen))
 
     @nn.nowrap
     def span_and_wave(self, params: Mapping[str, Any]) -> tuple[core.SoftSpan, core.TriangleWave | None]:
@@ -215,6 +256,13 @@ class AdaptiveSpanAttention(Attention):
         """Blocks of a head's pairs that are computed for heads of this reach."""
         lo, hi = blocks.whole_lags((0 if self.causal else -reach, reach))
         return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
+
+    @property
+    def _furthest(self) -> int:
+        """The longest distance that can ever be looked at."""
+        if self.distances is not None:
+            return max(reaches(self.distances))
+        return math.ceil((self.max_length if self.max_span is None else self.max_span) + self.softness) - 1
 
     def _per_head(self, name: str, init: initializers.Initializer) -> Float[Array, " H"]:
         return self.param(name, nn.with_logical_partitioning(init, ("heads",)), (self.num_heads,))

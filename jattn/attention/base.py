@@ -55,7 +55,7 @@ class Inputs(NamedTuple):
     context: what keys and values are made of: x itself, or the context of cross-attention.
     query_mask, key_mask: True = a real token, or segment ids, of x and of the keys; None = all real.
     pair_mask: True = query t may attend to key s, for all heads (h = 1) or each; None = all may.
-    offset: the position of x's first token.
+    offset: the position of x's first token; after `remember`, among the keys.
     fits: whether a decode cache had room for x.
     """
 
@@ -198,15 +198,19 @@ class Attention(nn.Module):
             return heads
         return tuple(rotate(features, inputs.offset, self.rotary_base) for features in heads)
 
-    def remember(self, inputs: Inputs, **tokens: Array) -> tuple[Inputs, tuple[Array, ...]]:
-        """With `decode`, the arrays (B K T ...) and the mask of all tokens seen so far; without, those given."""
+    def remember(
+        self, inputs: Inputs, *, reach: int | None = None, **tokens: Array
+    ) -> tuple[Inputs, tuple[Array, ...]]:
+        """With `decode`, the arrays (B K T ...) and the mask of the tokens seen so far, of no more than `reach` before
+        this call's if that is given; without, those given."""
         if not self.decode:
             return inputs, tuple(tokens.values())
         real = jnp.ones(inputs.x.shape[:2], jnp.int32) if inputs.key_mask is None else inputs.key_mask
-        cached, fits = cache.remember(self, tokens | {"mask": real.astype(jnp.int32)[:, None]})
+        cached, fits, offset = cache.remember(self, tokens | {"mask": real.astype(jnp.int32)[:, None]}, reach)
         segments = inputs.key_mask is not None and inputs.key_mask.dtype != jnp.bool_
         seen = cached.pop("mask")[:, 0]
-        return inputs._replace(key_mask=seen if segments else seen != 0, fits=fits), tuple(cached.values())
+        inputs = inputs._replace(key_mask=seen if segments else seen != 0, fits=fits, offset=offset)
+        return inputs, tuple(cached.values())
 
     def attend(
         self,

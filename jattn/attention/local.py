@@ -111,7 +111,9 @@ class LocalAttention(Attention):
         if self.qk_rmsnorm:
             q, k = self._unit("query_scale", q), self._unit("key_scale", k)
         q, k = *self.turned(inputs._replace(offset=inputs.offset + self._shift), q), *self.turned(inputs, k)
-        inputs, (k, v) = self.remember(inputs, key=k, value=v)
+        # Windows of whole blocks count blocks from the first token, and released code looks at what it hides.
+        forgets = self.exact_windowsize and attn_bias is None and not self.as_published
+        inputs, (k, v) = self.remember(inputs, reach=self._lags[1] if forgets else None, key=k, value=v)
         if self.as_published and not self.causal and mask is None:
             missing = -k.shape[2] % self.window_size
             k, v = (jnp.pad(tokens, ((0, 0), (0, 0), (0, missing), (0, 0))) for tokens in (k, v))

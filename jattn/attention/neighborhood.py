@@ -77,13 +77,14 @@ class NeighborhoodAttention(Attention):
             for name in ("query", "key", "value")
         )
         q, k = self.turned(inputs, q, k)
-        inputs, (k, v) = self.remember(inputs, key=k, value=v)
+        extent = (self.kernel_size - 1) * self.dilation
+        inputs, (k, v) = self.remember(inputs, reach=None if self.as_published else extent, key=k, value=v)
         if self.as_published and self.kernel_size * self.dilation > k.shape[2]:
             raise UserError(
                 f"kernel_size {self.kernel_size} times dilation {self.dilation} exceeds the {k.shape[2]} tokens: "
                 "NATTEN refuses that; lower one of them, or use as_published=False, which uses all keys there are"
             )
-        bias, shifted, extent = None, None, (self.kernel_size - 1) * self.dilation
+        bias, shifted = None, None
         if self.causal:
             bias = core.Window(extent, 0)
         else:

@@ -9,9 +9,12 @@ so that <q', k'> depends on positions through their difference alone. The paper 
 halves are its implementations' common permutation of features, which the projections before it absorb.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jattn.types import Array, Float, Int
+
+_FINE = 64  # positions whose angles are computed one by one
 
 
 def rotate(
@@ -22,9 +25,36 @@ def rotate(
     An odd last feature stays as it is.
     """
     length, pairs = x.shape[2], x.shape[3] // 2
-    positions = (offset + jnp.arange(length)).astype(jnp.float32)
-    frequencies = float(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / max(pairs, 1))
-    angles = (positions[:, None] * frequencies[None, :])[None, None]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos, rest], axis=-1).astype(x.dtype)
+    cos, sin = (table[None, None] for table in _tables(offset, length, pairs, float(base)))
+    points = x[..., : 2 * pairs]
+    turned = points * jnp.concatenate([cos, cos], -1) + jnp.roll(points, pairs, -1) * jnp.concatenate([-sin, sin], -1)
+    return jnp.concatenate([turned, x[..., 2 * pairs :]], -1).astype(x.dtype)
+
+
+def _tables(
+    offset: Int[Array, ""] | int, length: int, pairs: int, base: float
+) -> tuple[Float[Array, "T p"], Float[Array, "T p"]]:
+    """cos and sin of the angles of so many positions from `offset` on.
+
+    Position 64 i + j is turned by 64 i and by j, so that of many positions few angles need a cosine: XLA puts what
+    makes the tables into every loop that reads them, once a head, where cosines took most of the time.
+    """
+    frequencies = base ** (-jnp.arange(pairs, dtype=jnp.float32) / max(pairs, 1))
+
+    def turns(positions: Int[Array, "..."]) -> tuple[Array, Array]:
+        angles = positions.astype(jnp.float32)[..., None] * frequencies.reshape(*(1,) * positions.ndim, pairs)
+        return jnp.cos(angles), jnp.sin(angles)
+
+    behind = offset % _FINE
+    if length < _FINE:
+        rest = (behind + jnp.arange(length)) % _FINE
+        return _both(turns(offset + jnp.arange(length) - rest), turns(rest))
+    starts = offset - behind + _FINE * jnp.arange(-(-(length + _FINE - 1) // _FINE))
+    whole = (table.reshape(-1, pairs) for table in _both(turns(starts[:, None]), turns(jnp.arange(_FINE)[None])))
+    cos, sin = (jax.lax.dynamic_slice_in_dim(table, behind, length) for table in whole)
+    return cos, sin
+
+
+def _both(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """cos and sin of sums of angles, given those of each."""
+    return first[0] * second[0] - first[1] * second[1], first[1] * second[0] + first[0] * second[1]

@@ -75,7 +75,8 @@ class SparseAttention(Attention):
         head_dim = self.head_size(x.shape[-1])
         q, k, v = (self.project(name, inputs.x, self.num_heads, head_dim) for name in ("query", "key", "value"))
         q, k = self.turned(inputs, q, k)
-        inputs, (k, v) = self.remember(inputs, key=k, value=v)
+        reach = self.context // 2 if self.mode == "local" else None
+        inputs, (k, v) = self.remember(inputs, reach=reach, key=k, value=v)
         if self.as_published and self.dropout_rate:
             deterministic = False
             if not (self.has_rng("dropout") or self.is_initializing()):

@@ -1,7 +1,7 @@
 """The attention core: softmax attention with any score, bias and mask."""
 
 from jattn.core.attend import IMPLEMENTATIONS, attend, explain, native_implementations
-from jattn.core.biases import Bias, Causal, Sum, Window
+from jattn.core.biases import Bias, Causal, Reach, Sum, Window
 from jattn.core.dropout import Dropout
 from jattn.core.masks import All, Allowed, Mask, Padding, Past, Segments
 from jattn.core.merging import merged
@@ -42,6 +42,7 @@ __all__ = [
     "Padding",
     "Past",
     "Penalized",
+    "Reach",
     "Segments",
     "Shifted",
     "SoftSpan",

@@ -58,6 +58,11 @@ def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:
     return jax.tree.map(pad, tree)
 
 
+def block(tree: PyTree, index: Array, size: int) -> PyTree:
+    """Block `index` of the leaves along their token axis."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=3), tree)
+
+
 class Slices:
     """Leaves filled up to `tokens`, to be read by blocks in a loop.
 

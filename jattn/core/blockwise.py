@@ -7,7 +7,6 @@ derivative of their own. Loop bounds are data: nothing recompiles when a learned
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +17,8 @@ from jattn.core import blocks, by_example, by_head
 from jattn.core.blocks import Grid, View
 from jattn.core.call import Call
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
-from jattn.types import Array, Float, PyTree
+from jattn.core.plan import Plan, add_slice, filled, is_smooth, smooth_leaves, smooth_vjp, turned, zeros
+from jattn.types import Array, Float
 
 
 def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
@@ -45,31 +45,6 @@ def _largest(call: Call) -> int:
     return 256 if call.reach() == (None, None) and (few_heads or whole) else 128
 
 
-def is_smooth(leaf: Any) -> bool:
-    """True for leaves that have derivatives: a custom derivative must not see integers among them."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is static of a call: its blocks, and which leaves of its operands are smooth."""
-
-    grid: Grid
-    structure: Any
-    smooth: tuple[bool, ...]
-    learns_bias: bool
-
-    def divide(self, leaves: list) -> tuple[list, list]:
-        """The smooth leaves, and the others."""
-        pairs = list(zip(leaves, self.smooth, strict=True))
-        return [leaf for leaf, yes in pairs if yes], [leaf for leaf, yes in pairs if not yes]
-
-    def join(self, smooth: list, rest: list) -> tuple[Call, Array | None, tuple[Array, Any]]:
-        """The operands: a call without its bias, the table of biases, offset and reach."""
-        sources = {True: iter(smooth), False: iter(rest)}
-        return self.structure.unflatten([next(sources[yes]) for yes in self.smooth])
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(plan: Plan, smooth: list, rest: list) -> tuple[Array, Array]:
     return _forward(plan, smooth, rest)[0]
@@ -94,7 +69,7 @@ def _rows(
 ) -> tuple[Float[Array, "B K G T E"], Float[Array, "B K G T"]]:
     """out and lse of the queries."""
     view = View(g, call, table, offset)
-    precise = jnp.promote_types(jnp.result_type(*_smooth((call, table))), jnp.float32)
+    precise = jnp.promote_types(jnp.result_type(*smooth_leaves((call, table))), jnp.float32)
 
     def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
         q = view.queries(i)
@@ -139,10 +114,10 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     d_q, d_k, d_v, d_score, d_table = by_head.each(of_heads, g, call, offset, reach, table, (*rows, *cotangents))
     gradients = dataclasses.replace(
         call,
-        q=_filled(call.q, d_q),
-        k=_filled(call.k, d_k),
+        q=filled(call.q, d_q),
+        k=filled(call.k, d_k),
         v=d_v.astype(call.v.dtype),
-        score=_filled(call.score, d_score),
+        score=filled(call.score, d_score),
         mask=jax.tree.map(jnp.zeros_like, call.mask),
     )
     if table is not None:
@@ -170,31 +145,33 @@ def _gradients(
         def query_block(i: Array, carry: tuple) -> tuple:
             d_q, d_k, d_v, d_score, d_table = carry
             q, (d_out, delta, lse) = view.queries(i), rows.block(i, g.query_block)
-            scores, pull = _smooth_vjp(lambda score, q, k: view.scores(score, q, k, i, j), call.score, q, k)
+            scores, pull = smooth_vjp(lambda score, q, k: view.scores(score, q, k, i, j), call.score, q, k)
             weights = jnp.exp(view.logits(scores, q, k, i, j) - lse[..., None])
             d_weights = jnp.einsum("bkgte,bkse->bkgts", d_out, v, preferred_element_type=lse.dtype)
             d_scores = weights * (view.dropped(d_weights, i, j) - delta[..., None])
             kept = view.dropped(weights, i, j).astype(v.dtype)
-            d_v = d_v + jnp.einsum("bkgts,bkgte->bkse", kept, d_out, preferred_element_type=lse.dtype)
+            d_v = d_v + jnp.einsum("bkgte,bkgts->bkes", d_out, kept, preferred_element_type=lse.dtype)
             new_score, new_q, new_k = pull(d_scores)
-            d_q = jax.tree.map(functools.partial(_add_slice, start=i * g.query_block), d_q, new_q)
-            d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, new_k))
+            d_q = jax.tree.map(functools.partial(add_slice, start=i * g.query_block), d_q, new_q)
+            d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, turned(new_k)))
             if plan.learns_bias:
                 d_table = _add_to_table(d_table, d_scores, g, i, j)
             return d_q, d_k, d_v, d_score, d_table
 
         (d_q, d_score, d_table), of_keys = carry
-        carry = d_q, _zeros(k), jnp.zeros(v.shape, lse.dtype), d_score, d_table
+        # Gradients of keys and values are summed turned, features by tokens: a product that reads its larger operand,
+        # the block's weights, along columns is slower by a half.
+        carry = d_q, turned(zeros(k)), jnp.zeros((*v.shape[:2], v.shape[3], v.shape[2]), lse.dtype), d_score, d_table
         d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(
             *blocks.query_blocks_of(g, j, offset, reach), query_block, carry
         )
-        of_keys = blocks.written(of_keys, (d_k, d_v[:, :, None]), j * g.key_block)
+        of_keys = blocks.written(of_keys, (turned(d_k), d_v.swapaxes(2, 3)[:, :, None]), j * g.key_block)
         return (d_q, d_score, d_table), of_keys
 
     d_table = jnp.zeros(table.shape, lse.dtype) if plan.learns_bias else None
     keys = g.key_blocks * g.key_block
-    of_queries = _zeros(blocks.padded(call.q, tokens)), _zeros(call.score), d_table
-    of_keys = _zeros(blocks.padded(call.k, keys)), *_zeros(blocks.padded(call.v, keys))
+    of_queries = zeros(blocks.padded(call.q, tokens)), zeros(call.score), d_table
+    of_keys = zeros(blocks.padded(call.k, keys)), *zeros(blocks.padded(call.v, keys))
     carry = jax.lax.fori_loop(0, g.key_blocks, key_block, (of_queries, of_keys))
     (d_q, d_score, d_table), (d_k, d_v) = carry
     d_q, d_k = ([leaf[:, :, :, :n] for leaf in leaves] for leaves, n in ((d_q, g.queries), (d_k, g.keys)))
@@ -204,44 +181,6 @@ def _gradients(
 _attention.defvjp(_forward, _backward)
 
 
-def _smooth(tree: PyTree) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(tree) if is_smooth(leaf)]
-
-
-def _filled(tree: PyTree, gradients: list[Array]) -> PyTree:
-    """The tree with its smooth leaves replaced by their gradients."""
-    leaves, structure = jax.tree.flatten(tree)
-    new = iter(gradients)
-    return structure.unflatten([next(new).astype(leaf.dtype) if is_smooth(leaf) else leaf for leaf in leaves])
-
-
-def _zeros(tree: PyTree) -> list[Array]:
-    """Accumulators for the gradients of a tree's smooth leaves, in float32 or better."""
-    return [jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in _smooth(tree)]
-
-
-def _smooth_vjp(function: Callable, *trees: PyTree) -> tuple[Array, Callable]:
-    """`jax.vjp` with respect to the smooth leaves of the arguments; pulling back gives a list for each."""
-    parts = [jax.tree.flatten(tree) for tree in trees]
-
-    def of_smooth(*smooth: list) -> Array:
-        sources = [iter(leaves) for leaves in smooth]
-        return function(
-            *(
-                structure.unflatten([next(source) if is_smooth(leaf) else leaf for leaf in leaves])
-                for source, (leaves, structure) in zip(sources, parts, strict=True)
-            )
-        )
-
-    return jax.vjp(of_smooth, *map(_smooth, trees))
-
-
-def _add_slice(total: Array, new: Array, start: Array) -> Array:
-    """Adds `new` to the tokens of `total` from `start` on."""
-    old = jax.lax.dynamic_slice_in_dim(total, start, new.shape[3], axis=3)
-    return jax.lax.dynamic_update_slice_in_dim(total, old + new, start, axis=3)
-
-
 def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array, j: Array) -> Array:
     """Adds a block's diagonal sums to the gradient of the table of biases."""
-    return _add_slice(d_table, blocks.diagonal_sums(d_scores), blocks.table_start(g, i, j))
+    return add_slice(d_table, blocks.diagonal_sums(d_scores), blocks.table_start(g, i, j))

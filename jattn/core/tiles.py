@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
-from jattn.core.blockwise import is_smooth
 from jattn.core.call import Call
+from jattn.core.plan import is_smooth
 from jattn.types import Array, Float, Int, Tokens
 
 LOG2E = math.log2(math.e)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.attention import SoftmaxAttention
+from jattn.attention import (
+    AdaptiveSpanAttention,
+    LocalAttention,
+    NeighborhoodAttention,
+    SoftmaxAttention,
+    SparseAttention,
+)
 from jattn.errors import UserError
 
 B, H, K, D, T, C = 2, 6, 3, 4, 7, 13
@@ -127,3 +133,60 @@ def test_leading_batch_axes_share_one_cache(model):
     cache = jax.jit(module.clone(decode=True).init)(jax.random.key(0), x)["cache"]
     y, _ = step(module, params, cache, x[..., :3, :])
     np.testing.assert_allclose(y, full_pass(module, params, x)[..., :3, :], atol=2e-5)
+
+
+FORGETTING = {
+    "local": (LocalAttention(H, head_dim=D, causal=True, window_size=3), 3),
+    "neighborhood": (NeighborhoodAttention(H, head_dim=D, causal=True, kernel_size=3, dilation=2, rotary=True), 4),
+    "sparse": (SparseAttention(H, head_dim=D, causal=True, mode="local", context=5, rotary=True), 2),
+    "adaptive_span": (AdaptiveSpanAttention(H, head_dim=D, causal=True, max_span=2, softness=1.5, rotary=True), 3),
+}
+
+
+@pytest.fixture(scope="module", params=FORGETTING)
+def forgetting(request):
+    """Module, its parameters, an empty cache made for 19 tokens, those tokens, and how far it looks back."""
+    module, reach = FORGETTING[request.param]
+    x = jax.random.normal(jax.random.key(0), (B, 19, C))
+    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    return (module, variables["params"], variables["cache"], x), reach
+
+
+def test_what_is_out_of_reach_is_forgotten(forgetting):
+    (module, params, cache, x), reach = forgetting
+    assert {name: leaf.shape[2] for name, leaf in cache.items() if leaf.ndim} == dict.fromkeys(
+        ("cached_key", "cached_value", "cached_mask"), reach
+    )
+    y, cache = decoded((module, params, cache, x), [1] * 19)
+    assert cache["cache_index"] == 19
+    np.testing.assert_allclose(y, full_pass(module, params, x), atol=2e-5)
+    y, _ = step(module, params, cache, x[:, :1])  # there is no end
+    longer = jnp.concatenate([x, x[:, :1]], 1)
+    np.testing.assert_allclose(y, full_pass(module, params, longer)[:, -1:], atol=2e-5)
+
+
+@pytest.mark.parametrize("lengths", [[19], [11, 1, 7], [1, 2, 16]])
+def test_chunks_longer_than_the_reach_give_the_full_pass(forgetting, lengths):
+    (module, params, _, x), _ = forgetting
+    np.testing.assert_allclose(decoded(forgetting[0], lengths)[0], full_pass(module, params, x), atol=2e-5)
+
+
+def test_padding_and_segments_within_reach_are_remembered(forgetting):
+    (module, params, _, x), _ = forgetting
+    real = jnp.arange(19)[None] > jnp.asarray([[1], [6]])
+    ids = jnp.asarray([[1] * 8 + [2] * 11, [4] * 3 + [5] * 15 + [0]], jnp.int32)
+    for mask, shown in ((real, real), (ids, ids != 0)):
+        parts = [mask[:, :5], mask[:, 5:6], mask[:, 6:]]
+        y, _ = decoded(forgetting[0], [5, 1, 13], parts)
+        expected = full_pass(module, params, x, mask)
+        np.testing.assert_allclose(y[shown], expected[shown], atol=2e-5)
+
+
+def test_a_cache_shorter_than_the_reach_has_an_end():
+    module, _ = FORGETTING["neighborhood"]
+    x = jax.random.normal(jax.random.key(0), (B, 3, C))
+    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    made = module, variables["params"], variables["cache"], x
+    y, cache = decoded(made, [2, 1])
+    np.testing.assert_allclose(y, full_pass(module, variables["params"], x), atol=2e-5)
+    assert jnp.all(jnp.isnan(step(module, variables["params"], cache, x[:, :1])[0]))

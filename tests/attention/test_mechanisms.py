@@ -29,6 +29,12 @@ RUNS = {
         ("causal",),
         Sizes(),
     ),
+    "adaptive_span_frozen": (
+        "adaptive_span",
+        {"max_span": 5, "softness": 2, "periodic": True, "distances": ((0, 1, 4), (0, 2), (0, 1, 3, 5))},
+        ("bidirectional", "causal"),
+        Sizes(),
+    ),
     "softmax": ("softmax", {}, ("bidirectional", "causal"), Sizes()),
     "softmax_with_all_options": (
         "softmax",

@@ -42,6 +42,18 @@ def test_the_offset_may_be_traced(x):
     np.testing.assert_allclose(later, rotate(x)[:, :, 2:], atol=1e-6)
 
 
+@pytest.mark.parametrize("offset", [0, 37, 5000])
+def test_a_token_alone_is_turned_as_among_many(offset):
+    x = jax.random.normal(jax.random.key(0), (B, H, 197, D))
+    many = rotate(x, offset)
+    angles = (offset + np.arange(197))[:, None] * 10000.0 ** (-2 * np.arange(D // 2) / D)
+    first, second = np.asarray(x[..., : D // 2], np.float64), np.asarray(x[..., D // 2 :], np.float64)
+    np.testing.assert_allclose(many[..., : D // 2], first * np.cos(angles) - second * np.sin(angles), atol=2e-3)
+    for t in (0, 63, 64, 130, 196):
+        alone = jax.jit(rotate)(x[:, :, t : t + 1], jnp.asarray(offset + t))
+        np.testing.assert_allclose(alone, many[:, :, t : t + 1], atol=2e-6)
+
+
 def test_angles_are_exact_in_bfloat16_too(x):
     turned = rotate(x.astype(jnp.bfloat16), 4096)
     assert turned.dtype == jnp.bfloat16

@@ -217,7 +217,7 @@ def test_explain_is_pure_and_speaks_of_all():
     call = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), tokens())
     choice = explain(**call)
     assert choice.implementation == "blockwise"
-    assert set(choice.reasons) == {"pallas_gpu", "dense", "xla", "cudnn"}
+    assert set(choice.reasons) == {"pallas_gpu", "banded", "dense", "xla", "cudnn"}
     assert "NVIDIA" in choice.reasons["cudnn"]
     assert str(choice).startswith("attention by blockwise (not pallas_gpu: ")
     assert explain(**call, implementation="dense").implementation == "dense"

@@ -1,0 +1,87 @@
+"""What custom derivatives of attention share: only floating-point leaves have derivatives, and must be all they see."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattn.types import Array, PyTree
+
+
+def is_smooth(leaf: Any) -> bool:
+    """True for leaves that have derivatives: a custom derivative must not see integers among them."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is static of a call: its blocks, which leaves of its operands are smooth, whether its bias is learned."""
+
+    grid: Any
+    structure: Any
+    smooth: tuple[bool, ...]
+    learns_bias: bool
+
+    def divide(self, leaves: list) -> tuple[list, list]:
+        """The smooth leaves, and the others."""
+        pairs = list(zip(leaves, self.smooth, strict=True))
+        return [leaf for leaf, yes in pairs if yes], [leaf for leaf, yes in pairs if not yes]
+
+    def join(self, smooth: list, rest: list) -> PyTree:
+        """The operands."""
+        sources = {True: iter(smooth), False: iter(rest)}
+        return self.structure.unflatten([next(sources[yes]) for yes in self.smooth])
+
+
+def smooth_leaves(tree: PyTree) -> list[Array]:
+    """The leaves that have derivatives."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_smooth(leaf)]
+
+
+def filled(tree: PyTree, gradients: list[Array]) -> PyTree:
+    """The tree with its smooth leaves replaced by their gradients."""
+    leaves, structure = jax.tree.flatten(tree)
+    new = iter(gradients)
+    return structure.unflatten([next(new).astype(leaf.dtype) if is_smooth(leaf) else leaf for leaf in leaves])
+
+
+def zeros(tree: PyTree) -> list[Array]:
+    """Accumulators for the gradients of a tree's smooth leaves, in float32 or better."""
+    return [jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in smooth_leaves(tree)]
+
+
+def smooth_vjp(function: Callable, *trees: PyTree) -> tuple[Array, Callable]:
+    """`jax.vjp` with respect to the smooth leaves of the arguments; pulling back gives a list for each."""
+    parts = [jax.tree.flatten(tree) for tree in trees]
+
+    def of_smooth(*smooth: list) -> Array:
+        sources = [iter(leaves) for leaves in smooth]
+        return function(
+            *(
+                structure.unflatten([next(source) if is_smooth(leaf) else leaf for leaf in leaves])
+                for source, (leaves, structure) in zip(sources, parts, strict=True)
+            )
+        )
+
+    return jax.vjp(of_smooth, *map(smooth_leaves, trees))
+
+
+def add_slice(total: Array, new: Array, start: Array, axis: int = 3) -> Array:
+    """Adds `new` to the tokens of `total` from `start` on, or to entries along another axis."""
+    old = jax.lax.dynamic_slice_in_dim(total, start, new.shape[axis], axis=axis)
+    return jax.lax.dynamic_update_slice_in_dim(total, old + new, start, axis=axis)
+
+
+def turned(leaves: list[Array]) -> list[Array]:
+    """Leaves B K G s F as B K G F s, and back; those without features as they are.
+
+    With one leading axis in between, XLA finds that the turned product is the product of its operands in turn.
+    """
+
+    def turn(leaf: Array) -> Array:
+        *leading, rows, columns = leaf.shape
+        return leaf.reshape(-1, rows, columns).swapaxes(1, 2).reshape(*leading, columns, rows)
+
+    return [turn(leaf) if leaf.ndim == 5 else leaf for leaf in leaves]

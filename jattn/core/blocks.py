@@ -38,13 +38,13 @@ class Grid:
         return self.query_blocks * self.query_block + self.key_blocks * self.key_block - 1
 
 
-def grid(queries: int, keys: int, largest: int = 128) -> Grid:
-    """Blocks of at most `largest` tokens, of equal size so that little is padded."""
+def grid(queries: int, keys: int, query_block: int = 128, key_block: int = 128) -> Grid:
+    """Blocks of at most so many tokens, of equal size so that little is padded."""
 
-    def size(tokens: int) -> int:
+    def size(tokens: int, largest: int) -> int:
         return -(-tokens // -(-tokens // largest)) if tokens else 1
 
-    return Grid(queries, keys, size(queries), size(keys))
+    return Grid(queries, keys, size(queries, query_block), size(keys, key_block))
 
 
 def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:

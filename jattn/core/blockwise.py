@@ -7,6 +7,7 @@ derivative of their own. Loop bounds are data: nothing recompiles when a learned
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from jattn.types import Array, Float
 
 def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"]]:
     """Attention without the (T, S) matrix."""
-    grid = blocks.grid(call.queries, call.keys, _largest(call))
+    grid = blocks.grid(call.queries, call.keys, *_sizes(call))
     table, learns_bias = blocks.lag_table(call, grid), any(map(is_smooth, jax.tree.leaves(call.bias)))
     if learns_bias:
         # As for the parameters of scores: one copy for each example and head before the custom derivative.
@@ -37,12 +38,17 @@ def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"
     return call.ungroup(out), call.ungroup(lse)
 
 
-def _largest(call: Call) -> int:
-    """Tokens of a block. Smaller ones leave out more of what is out of reach."""
-    _, key_heads, per_key = call.heads
-    few_heads = key_heads * per_key * 256**2 <= 2**18
-    whole = max(call.queries, call.keys) <= 256
-    return 256 if call.reach() == (None, None) and (few_heads or whole) else 128
+def _sizes(call: Call) -> tuple[int, int]:
+    """Tokens of a block of queries and of keys: the larger, the better products use several cores, and the more pairs
+    of a block are out of reach."""
+    lo, hi = call.reach()
+    length = min(call.queries, call.keys)
+    if length >= 2048 and (lo is None or hi is None):
+        return 512, 256
+    heads = math.prod(call.heads[1:])
+    if lo is None and hi is None and (max(call.queries, call.keys) <= 256 or heads * 256**2 <= 2**18):
+        return 256, 256
+    return 128, 128
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -6,8 +6,8 @@ from typing import Any
 
 from jattn import verify
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
-from jattn.cli import prepare_process
 from jattn.errors import UserError
+from jattn.process import prepare_process
 
 BENCHMARKS = {
     "attention": (attention, "time and memory of the attention core and of every mechanism"),

@@ -4,7 +4,6 @@ Exit codes: 0 done, or stopped by SIGTERM after saving; 2 a mistake of the user'
 finite; 130 stopped by Ctrl-C.
 """
 
-import os
 import re
 import sys
 import types
@@ -13,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from jattn import config_json
 from jattn.config import Config
 from jattn.errors import UserError, unknown
+from jattn.process import prepare_process
 
 USER_ERROR, NOT_FINITE, INTERRUPTED = 2, 3, 130
 
@@ -114,28 +114,6 @@ def default_workdir(config_argument: str) -> Path:
     path, _, argument = config_argument.partition(":")
     suffix = re.sub(r"[^\w.=,+-]+", "_", argument)
     return Path("runs") / (Path(path).stem + (f"-{suffix}" if suffix else ""))
-
-
-def prepare_process() -> None:
-    """Quiet libraries, and compiled programs kept between processes; call before jax is imported.
-
-    The programs are kept in $JATTN_CACHE, or ~/.cache/jattn; JAX_COMPILATION_CACHE_DIR overrides both.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what is as it should be
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    home = os.environ["JATTN_CACHE"] if "JATTN_CACHE" in os.environ else Path.home() / ".cache" / "jattn"
-    cache = Path(home) / "jax"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a read-only home costs some seconds a run, not the run
-    if os.access(cache, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _exit_code(run: Callable[[], int]) -> int:

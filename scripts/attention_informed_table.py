@@ -19,8 +19,8 @@ from scipy import stats
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from jattn.cli import prepare_process  # noqa: E402
 from jattn.config import AttentionConfig, CheckpointConfig, Config, OptimConfig, ValidationConfig  # noqa: E402
+from jattn.process import prepare_process  # noqa: E402
 from jattn.training import train  # noqa: E402
 from jattn.training.metrics import read_csv  # noqa: E402
 

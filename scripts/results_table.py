@@ -26,9 +26,9 @@ from jattn.attention import MECHANISMS  # noqa: E402
 from jattn.bench.candidate import measure  # noqa: E402
 from jattn.bench.step import BareStep  # noqa: E402
 from jattn.bench.timing import Timing  # noqa: E402
-from jattn.cli import prepare_process  # noqa: E402
 from jattn.config import CheckpointConfig, Config, ValidationConfig  # noqa: E402
 from jattn.evaluation import evaluate, write_results  # noqa: E402
+from jattn.process import prepare_process  # noqa: E402
 from jattn.training import setup, train  # noqa: E402
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -293,23 +292,6 @@ def test_mistakes_in_flags_do_not_wait_for_jax():
         [sys.executable, "-c", code], cwd=commands.ROOT, capture_output=True, text=True, check=True
     )
     assert process.stderr.startswith("error: ")
-
-
-def test_compiled_programs_are_kept_where_the_user_says(tmp_path):
-    code = "from jattn import cli; cli.prepare_process(); import jax; print(jax.config.jax_compilation_cache_dir)"
-
-    def cache_of(**environment):
-        process = subprocess.run(
-            [sys.executable, "-c", code], cwd=commands.ROOT, capture_output=True, text=True, check=True,
-            env={k: v for k, v in os.environ.items() if "CACHE" not in k} | {"HOME": str(tmp_path)} | environment,
-        )  # fmt: skip
-        assert process.stderr == ""
-        return process.stdout.strip()
-
-    assert cache_of() == str(tmp_path / ".cache" / "jattn" / "jax")
-    assert cache_of(JATTN_CACHE=str(tmp_path / "mine")) == str(tmp_path / "mine" / "jax")
-    assert cache_of(JAX_COMPILATION_CACHE_DIR="/somewhere") == "/somewhere"
-    assert cache_of(JATTN_CACHE="/proc/nowhere") == "None"
 
 
 def test_config_survives_json():

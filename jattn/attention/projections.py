@@ -27,7 +27,9 @@ class ToHeads(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[1:]), shape[1:])
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jnp.einsum("btc,chd->bhtd", x, kernel)
+        # A product of two matrices, as the kernel's gradient then is: see `jattn.models.layers`.
+        y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1)
+        y = jnp.swapaxes(y.reshape(*x.shape[:2], *shape[1:]), 1, 2)
         return y if bias is None else y + bias[None, :, None]
 
 
@@ -49,5 +51,6 @@ class FromHeads(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(initializers.zeros, names[2:]), shape[2:])
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jnp.einsum("bhtd,hdc->btc", x, kernel)
+        b, h, t, d = x.shape
+        y = (jnp.swapaxes(x, 1, 2).reshape(-1, h * d) @ kernel.reshape(-1, self.width)).reshape(b, t, -1)
         return y if bias is None else y + bias[None, None]

@@ -12,6 +12,7 @@ from jattn.core.pieces import in_pieces
 from jattn.core.scores import MLP, Added, Distance, Dot, Filled, Penalized, features, root
 from jattn.core.spans import SoftSpan, TriangleWave
 from jattn.core.statistics import Statistics, mean_energy, statistics
+from jattn.core.storing import stored
 from jattn.core.threshold import AtLeast, thresholds
 from jattn.core.weights import weights
 from jattn.core.windows import ByLag, BySlot, NearBlocks, XPos
@@ -68,6 +69,7 @@ __all__ = [
     "root",
     "score_matrix",
     "statistics",
+    "stored",
     "thresholds",
     "weights",
 ]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jattn.attention.mechanism import Mechanism
+from jattn.core import stored
+from jattn.models.dropout import Dropout
 from jattn.models.layers import Mlp, layer_norm
 from jattn.types import Array, AttentionMask, DTypeLike, Float
 
@@ -52,7 +54,7 @@ class Block(nn.Module):
         mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, name="mlp")
         norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
         norm_attention, norm_mlp = norm(name="norm_attention"), norm(name="norm_mlp")
-        dropout = nn.Dropout(self.dropout_rate, deterministic=deterministic)
+        dropout = functools.partial(Dropout(self.dropout_rate), deterministic=deterministic)
 
         def attend(x: Array) -> Array:
             return dropout(attention(x, mask, deterministic=deterministic))
@@ -60,11 +62,12 @@ class Block(nn.Module):
         def transform(x: Array) -> Array:
             return dropout(mlp(x))
 
+        # Gradients of the residual stream are sums over all later blocks: not to be summed again in each.
         if self.norm_position == "pre":
-            x = x + attend(norm_attention(x))
-            return x + transform(norm_mlp(x))
-        x = norm_attention(x + attend(x))
-        return norm_mlp(x + transform(x))
+            x = stored(x + attend(norm_attention(x)))
+            return stored(x + transform(norm_mlp(x)))
+        x = norm_attention(stored(x + attend(x)))
+        return norm_mlp(stored(x + transform(x)))
 
     @nn.nowrap
     def attention_module(self, **linen: Any) -> nn.Module:

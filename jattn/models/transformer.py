@@ -10,6 +10,7 @@ from jattn.attention.mechanism import Mechanism, mechanism
 from jattn.config import ModelConfig
 from jattn.models.block import Block, rematerialized
 from jattn.models.checks import check_options
+from jattn.models.dropout import Dropout
 from jattn.models.layers import layer_norm
 from jattn.models.positions import FIXED, LearnedPositions, check_length
 from jattn.types import Array, Bool, DTypeLike, Float, Int
@@ -122,7 +123,7 @@ class Transformer(nn.Module, kw_only=True):
             x = x + FIXED[self.positions](positions, self.width).astype(x.dtype)[None]
         elif self.positions in ("learned", "learned_every_layer"):
             x = self._add_learned(x, positions, "position_embedding")
-        x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
+        x = Dropout(self.dropout_rate)(x, deterministic=deterministic)
         # Decoding has no backward pass to recompute anything for.
         block: type[Block] = rematerialized("none" if self.decode else self.remat)
         options = self.block_options()

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import flax.linen as nn
@@ -36,6 +37,19 @@ def test_an_activation_is_its_formula(name):
     x = np.linspace(-4, 4, 17)
     expected = [ORACLES[name](value) for value in x]
     np.testing.assert_allclose(activation(name)(jnp.asarray(x, jnp.float32)), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_exact_gelu_and_its_derivatives_are_jax_s(dtype):
+    x = jnp.concatenate([jnp.linspace(-12, 12, 481), jnp.asarray([-1e4, 1e4])]).astype(dtype)
+    exact = functools.partial(jax.nn.gelu, approximate=False)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 2e-2, "atol": 2e-2}
+    for derivative in (jax.vmap, lambda f: jax.vmap(jax.grad(f)), lambda f: jax.vmap(jax.grad(jax.grad(f)))):
+        found, expected = derivative(activation("gelu"))(x), derivative(exact)(x)
+        np.testing.assert_allclose(np.asarray(found, np.float32), np.asarray(expected, np.float32), **tolerance)
+        tolerance["atol"] *= 4
+    value, tangent = jax.jvp(activation("gelu"), (x,), (jnp.ones_like(x),))
+    assert value.dtype == tangent.dtype == x.dtype
 
 
 def test_exact_and_approximate_gelu_differ():

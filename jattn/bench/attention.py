@@ -19,6 +19,7 @@ import jax
 from jattn.attention import cost
 from jattn.attention.mechanism import Mechanism, mechanism
 from jattn.bench import peers, results, table, torch_calls
+from jattn.bench.apart import apart
 from jattn.bench.candidate import Candidate, Measured, compiled, matmul_rate, measure, ratio, row
 from jattn.bench.kernel import kernel
 from jattn.core import IMPLEMENTATIONS, Causal, Dot, attend
@@ -241,7 +242,7 @@ def _mechanism(
         for name in peers.PEERS if loaded is not None else ():
             if peers.builds(loaded, name, _module(setting, chosen, CHOSEN), setting.width, setting.length):
                 case = setting.case(mechanism=str(chosen), part=part, implementation=name)
-                yield case, lambda part=part, name=name: peer_candidate(loaded, setting, chosen, part, name)
+                yield case, lambda part=part, name=name: apart(peer_candidate, setting, chosen, part, name)
 
 
 def mechanism_candidate(setting: Setting, chosen: Mechanism, part: str, implementation: str = CHOSEN) -> Candidate:
@@ -257,12 +258,12 @@ def mechanism_candidate(setting: Setting, chosen: Mechanism, part: str, implemen
     return setting.compiled(lambda operands: module.apply(*operands), (variables, x), flops)
 
 
-def peer_candidate(loaded: Any, setting: Setting, chosen: Mechanism, part: str, name: str) -> Candidate:
+def peer_candidate(setting: Setting, chosen: Mechanism, part: str, name: str) -> Candidate:
     """A mechanism's peer, as a whole or its kernel."""
     module = _module(setting, chosen, CHOSEN)
     sizes = peers.Sizes(setting.width, setting.length, module.head_size(setting.width))
     found = torch_calls.candidate(
-        peers.PEERS[name](loaded, module, sizes),
+        peers.PEERS[name](peers.load(), module, sizes),
         sizes,
         setting.batch,
         dtype=setting.dtype,

@@ -20,6 +20,7 @@ import jax
 from jattn import cli, data
 from jattn.attention.mechanism import Mechanism, mechanism
 from jattn.bench import peers, results, table, torch_calls
+from jattn.bench.apart import apart
 from jattn.bench.attention import CHOSEN, TRAIN_FLOPS, Case, measured_rows
 from jattn.bench.candidate import Candidate, matmul_rate, program_memory
 from jattn.bench.shapes import SHAPES, RandomData
@@ -117,10 +118,15 @@ def step_makers(
     if loaded is None or name not in SHAPES:
         return makers
     try:
-        built = SHAPES[name].peer(loaded, config, experiment(name, config).model)
+        _peer(loaded, name, config)
     except peers.NoPeer:
         return makers
-    return makers | {tuple((own | {"implementation": "released"}).items()): lambda: peer_step(built, name, config)}
+    return makers | {tuple((own | {"implementation": "released"}).items()): lambda: apart(peer_step, name, config)}
+
+
+def _peer(loaded: Any, name: str, config: Config) -> Any:
+    """The released model of a built-in one."""
+    return SHAPES[name].peer(loaded, config, experiment(name, config).model)
 
 
 class BareStep:
@@ -148,8 +154,9 @@ class BareStep:
         return Candidate(self.run, *program_memory(self._step), flops=flops, items=examples)
 
 
-def peer_step(model: Any, name: str, config: Config) -> Candidate:
-    """A training step of a PyTorch model on random data: forward, backward, AdamW."""
+def peer_step(name: str, config: Config) -> Candidate:
+    """A training step of the released model on random data: forward, backward, AdamW."""
+    model = _peer(peers.load(), name, config)
     torch = importlib.import_module("torch")
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     batch = data.train_batch(RandomData(SHAPES[name].task), config.seed, 0, config.data.batch_size)

@@ -16,6 +16,7 @@ from typing import Any
 
 from jattn.attention.mechanism import mechanism
 from jattn.bench import peers, results, table
+from jattn.bench.apart import apart
 from jattn.bench.attention import CHOSEN, Case, Setting, measured_rows, mechanism_candidate, peer_candidate
 from jattn.bench.candidate import Candidate
 from jattn.bench.step import config_of, step_makers, use
@@ -51,8 +52,8 @@ class KernelTarget(Target):
             self.setting.case(**case, implementation=CHOSEN): lambda: mechanism_candidate(
                 self.setting, chosen, "kernel"
             ),
-            self.setting.case(**case, implementation=self.peer): lambda: peer_candidate(
-                loaded, self.setting, chosen, "kernel", self.peer
+            self.setting.case(**case, implementation=self.peer): lambda: apart(
+                peer_candidate, self.setting, chosen, "kernel", self.peer
             ),
         }
 

@@ -23,29 +23,64 @@ def console() -> Console:
 
 def show(console: Console, benchmark: str, rows: Sequence[Row]) -> None:
     """Prints the rows; what is the same in all of them is the title."""
-    shared, columns = _of_cases(rows)
-    title = ", ".join([benchmark, *(str(value) for value in shared.values())])
-    names = _measured_names(rows)
-    table = Table(title=title)
-    for name in columns:
-        table.add_column(name, justify="right" if name == "length" else "left")
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(str(row["case"].get(name, "")) for name in columns), *cells(row, names))
+    shared, header, lines = _laid_out(rows)
+    table = Table(title=", ".join([benchmark, *shared]))
+    for name in header:
+        table.add_column(name, justify="left" if name in _WORDS else "right")
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, below a line of what is the same in all of them."""
+    shared, header, lines = _laid_out(rows)
+    rules = ["---" if name in _WORDS else "---:" for name in header]
+    text = [", ".join(shared), ""] if shared else []
+    return "\n".join([*text, *("| " + " | ".join(line) + " |" for line in (header, rules, *lines))]) + "\n"
+
+
+_WORDS = ("target", "shape", "dtype", "direction", "mechanism", "part", "implementation", "model", "peer", "reached")
+"""Columns that are not numbers."""
+
+
+def _laid_out(rows: Sequence[Row]) -> tuple[list[str], list[str], list[list[str]]]:
+    """What all rows share, the header, and the lines: of goals one each, with the peer's figures beside ours."""
+    if any("target" in row for row in rows):
+        return [], list(_GOAL), [_goal(row, rows) for row in rows if "target" in row]
     shared, columns = _of_cases(rows)
     names = _measured_names(rows)
-    lines = [", ".join(map(str, shared.values())), ""] if shared else []
-    lines += ["| " + " | ".join([*columns, *names]) + " |", "|" + " --- |" * len(columns) + " ---: |" * len(names)]
-    for row in rows:
-        values = [str(row["case"].get(name, "")) for name in columns] + cells(row, names)
-        lines.append("| " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+    lines = [[*(str(row["case"].get(name, "")) for name in columns), *cells(row, names)] for row in rows]
+    return list(map(str, shared.values())), [*columns, *names], lines
+
+
+_GOAL = ("target", "mechanism", "ms", "peer", "its ms", "speed x peer", "wanted speed")
+_GOAL += ("scratch MB", "its scratch MB", "scratch x peer", "wanted scratch", "reached")
+
+
+def _goal(ours: Row, rows: Sequence[Row]) -> list[str]:
+    name, wanted = ours["case"]["target"], ours["target"]
+    both = [row for row in rows if row["case"].get("target") == name]
+    peer = next((row for row in both if row is not ours), {"error": "no peer"})
+    begin = [name, ours["case"]["mechanism"]]
+    errors = [row["error"] for row in (ours, peer) if "error" in row]
+    if errors:
+        return [*begin, *[""] * (len(_GOAL) - 3), "; ".join(errors)]
+    of_peer = peer["case"]["implementation"]
+    (low, high), ratio = ours["times_better_than"][of_peer]["speed_quartiles"], ours["times_better_than"][of_peer]
+    return [
+        *begin,
+        _number(ours["milliseconds"]),
+        of_peer,
+        _number(peer["milliseconds"]),
+        f"{ratio['speed']:.2f} ({low:.2f} to {high:.2f})",
+        f"{wanted['speed']:g}",
+        f"{ours['scratch_bytes'] / 1e6:.1f}",
+        f"{peer['scratch_bytes'] / 1e6:.1f}",
+        f"{ratio['scratch']:.1f}",
+        "" if wanted["scratch"] is None else f"{wanted['scratch']:g}",
+        "yes" if wanted["reached"] else "NO",
+    ]
 
 
 def cells(row: Row, names: Iterable[str]) -> list[str]:
@@ -74,10 +109,6 @@ def _cells(row: Row) -> dict[str, str]:
         found[f"x {name}"] = f"{ratio['speed']:.2f} ({low:.2f} to {high:.2f})"
         if row.get("scratch_bytes"):
             found[f"scratch x {name}"] = f"{ratio['scratch']:.1f}"
-    if "target" in row:
-        target = row["target"]
-        wanted = f"{target['speed']:g}" + ("" if target["scratch"] is None else f", scratch {target['scratch']:g}")
-        found["target"] = f"{wanted}: {'reached' if target['reached'] else 'MISSED'}"
     return found
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from jattn.__main__ import parser
-from jattn.bench import targets
+from jattn.bench import table, targets
 from jattn.bench.attention import Setting
 from jattn.bench.peers import PEERS
 from jattn.bench.targets import TARGETS, KernelTarget
@@ -47,6 +47,31 @@ def test_a_goal_is_reached_in_speed_and_in_scratch(monkeypatch, speed, scratch, 
 def test_a_goal_whose_side_failed_is_missed(monkeypatch):
     ours, _ = rows_of(monkeypatch, {"error": "out of memory"}, {}, KernelTarget(2, setting=SETTING))
     assert ours["target"]["reached"] is False
+
+
+def test_a_goal_is_one_line_of_the_table(monkeypatch):
+    times = {"milliseconds": 20.0, "milliseconds_quartiles": [19.0, 21.0], "scratch_bytes": 5e6}
+    found = {"released": {"speed": 3.0, "speed_quartiles": [2.5, 3.5], "scratch": 2.0}}
+    peer = {"milliseconds": 60.0, "milliseconds_quartiles": [59.0, 61.0], "scratch_bytes": 10e6}
+    rows = rows_of(monkeypatch, {**times, "times_better_than": found}, peer, KernelTarget(2, 4, setting=SETTING))
+    *_, header, _, line = table.markdown(rows).splitlines()
+    shown = dict(zip(header.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
+    assert shown == {
+        "target": "name",
+        "mechanism": "softmax",
+        "ms": "20.0",
+        "peer": "released",
+        "its ms": "60.0",
+        "speed x peer": "3.00 (2.50 to 3.50)",
+        "wanted speed": "2",
+        "scratch MB": "5.0",
+        "its scratch MB": "10.0",
+        "scratch x peer": "2.0",
+        "wanted scratch": "4",
+        "reached": "NO",
+    }
+    failed = rows_of(monkeypatch, {"error": "out of memory"}, peer, KernelTarget(2, setting=SETTING))
+    assert "| out of memory |" in table.markdown(failed)
 
 
 def test_mistakes_are_sentences():

@@ -2,16 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-thorough lint format clean
+.PHONY: demo test lint format clean
 demo: .venv/ready
 	$(BIN)/python train.py --config=configs/digits_vit.py --workdir=runs/demo
 	$(BIN)/python eval.py --workdir=runs/demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest
-
-test-thorough: .venv/ready
-	$(BIN)/python -m pytest -m thorough
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -20,8 +20,6 @@ from jattn.training.metrics import read_csv
 from tests import runs
 
 CAUSAL = ("mqar_lm", "python_docs_lm")
-THOROUGH = dict.fromkeys(("listops_classifier", "python_docs_lm"), pytest.mark.thorough)
-"""One bidirectional and one causal task are left for every run of the tests."""
 
 
 def allowed(name, task):
@@ -41,7 +39,7 @@ def smoke(task, name):
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-@pytest.mark.parametrize("task", [pytest.param(task, marks=THOROUGH.get(task, ())) for task in runs.CONFIGS])
+@pytest.mark.parametrize("task", runs.CONFIGS)
 def test_it_trains_evaluates_and_is_restored(task, name, tmp_path, tmp_path_factory):
     if not allowed(name, task):
         with pytest.raises(UserError, match=f"mechanism '{name}': .*; these have it: "):
@@ -82,14 +80,7 @@ def test_layers_of_different_kinds_in_one_model(tmp_path):
     assert [word for word in words if word in MECHANISMS][:4] == ["softmax", "conv1d", "neural", "convnn"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("softmax", "local", "convnn", "super") else pytest.mark.thorough)
-        for name in MECHANISMS
-        if allowed(name, "python_docs_lm")
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if allowed(name, "python_docs_lm")])
 def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
     """With spans and windows that the text outgrows, and rotary positions, which decoding has to count on."""
     options = {"local": {"window_size": 8}, "neighborhood": {"kernel_size": 7}, "kvt": {"topk": 5}, "convnn": {"K": 4}}

@@ -162,9 +162,10 @@ RUNS = {
 }
 FORMS = [(run, form) for run, (_, _, forms, _) in RUNS.items() for form in forms]
 
-# What options have no part in is checked of each mechanism once, by the run of its own name.
-ONCE = {"batch_axes", "parameters", "hashable", "jit", "compiles_once", "deterministic"}
-CHECKS = [(run, form, name) for run, form in FORMS for name in PROPERTIES if run in MECHANISMS or name not in ONCE]
+# Of options, beside what their own tests say of them: that they keep what is easily lost with them.
+WITH_OPTIONS = {"causality", "padding", "segments", "decode", "bfloat16", "implementations", "gradients", "weights"}
+WITH_OPTIONS |= {"energies", "cost"}
+CHECKS = [(run, form, name) for run, form in FORMS for name in PROPERTIES if run in MECHANISMS or name in WITH_OPTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +173,7 @@ def forms_seen():
     return []
 
 
-THOROUGH = [
-    pytest.param(*check, marks=() if check[0] in MECHANISMS else pytest.mark.thorough, id="-".join(check))
-    for check in CHECKS
-]
-
-
-@pytest.mark.parametrize(("run", "form", "name"), THOROUGH)
+@pytest.mark.parametrize(("run", "form", "name"), CHECKS, ids="-".join)
 def test_contract(run, form, name, forms_seen):
     if forms_seen and forms_seen[-1] != (run, form):
         jax.clear_caches()  # thousands of programs do not fit into one process
@@ -191,7 +186,8 @@ def test_contract(run, form, name, forms_seen):
 def test_every_mechanism_is_checked_in_every_form_that_it_has():
     checked = {(run, form) for run, form in FORMS if run in MECHANISMS}
     assert all(RUNS[run][0] == run for run, _ in checked)
-    assert {(run, form) for run, form, name in CHECKS if name in ONCE} == checked
+    for name in PROPERTIES:
+        assert checked <= {(run, form) for run, form, other in CHECKS if other == name}
     forms = {(name, form) for name in MECHANISMS for form in ("bidirectional", "causal")}
     assert checked == {(name, form) for name, form in forms if form not in MECHANISMS[name].lacks}
 

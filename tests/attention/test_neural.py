@@ -277,7 +277,7 @@ def test_features_stay_in_float32_when_the_computation_is_in_bfloat16():
 
 
 def test_nothing_as_large_as_the_matrix_of_pairs_is_built():
-    length, heads = 2048, 2
+    length, heads = 4096, 2
     module = NeuralAttention(num_heads=heads, head_dim=16, causal=True, projection_dim=4)
     x = jax.ShapeDtypeStruct((1, length, 32), jnp.float32)
     variables = jax.eval_shape(lambda x: nn.unbox(module.init(jax.random.key(0), x)), x)

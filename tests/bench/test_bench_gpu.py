@@ -3,7 +3,6 @@
 import itertools
 
 import jax.numpy as jnp
-import pytest
 
 from jattn.__main__ import main
 from jattn.bench.gpu import Setting, _cudnn, correctness, inputs, lengths, step, sweep, table, timed
@@ -22,7 +21,6 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, capsys):
     assert not out.exists()
 
 
-@pytest.mark.thorough
 def test_errors_are_small():
     for row in itertools.islice(correctness(TOY), 2):
         assert row["dtype"] == "float32"
@@ -40,14 +38,12 @@ def test_what_cannot_run_is_a_row_with_the_reason():
     assert table("targets", [without, ours]).row_count == 2
 
 
-@pytest.mark.thorough
 def test_lengths_have_equally_many_tokens():
     (row,) = lengths(TOY)
     assert (row["tokens"], row["batch"], row["candidate"]) == (64, 1, "pallas_gpu")
     assert row["milliseconds"] > 0
 
 
-@pytest.mark.thorough
 def test_block_sizes_are_swept_kernel_by_kernel():
     now, other = itertools.islice(sweep(TOY), 2)
     assert (now["kernel"], now["candidate"], other["candidate"]) == ("forward", "now", "16-32-4-2")

@@ -114,14 +114,8 @@ def check(name):
         agree(both(call, "pallas_gpu"), both(call, "dense"), atol=2e-5, rtol=1e-4)
 
 
-# Enough for every run of the tests; the others are thorough.
-KINDS = "causal, more keys, offset", "segments", "learned score and bias, padding", "dropout", "span and wave"
-
-
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in KINDS else pytest.mark.thorough) for name in (*CASES, *MORE)]
-)
+@pytest.mark.parametrize("name", [*CASES, *MORE])
 def test_interpreted_value_and_gradient(name):
     check(name)
 

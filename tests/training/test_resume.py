@@ -19,7 +19,6 @@ CASES = {
 }
 """Overrides of the smoke config of the digits, which has augmentation: dropout, micro-batches, an average of
 the parameters, and a schedule that depends on the losses seen."""
-SOME_THOROUGH = [pytest.param(name, marks=() if name == "plain" else pytest.mark.thorough) for name in CASES]
 
 
 def command(name, workdir):
@@ -90,7 +89,7 @@ def assert_same_run(workdir, other):
     assert {name for name in found if found[name] != expected[name]} == set()
 
 
-@pytest.mark.parametrize("name", SOME_THOROUGH)
+@pytest.mark.parametrize("name", CASES)
 def test_killed_terminated_and_continued(name, stories):
     story = stories(name)
     assert story.first.returncode == 0, story.first.stderr
@@ -105,7 +104,7 @@ def test_killed_terminated_and_continued(name, stories):
     assert_same_run(story.run, story.straight)
 
 
-@pytest.mark.parametrize("name", SOME_THOROUGH)
+@pytest.mark.parametrize("name", CASES)
 def test_what_is_compared_is_all_there(name, stories):
     rows = (stories(name).straight / "metrics.csv").read_text().splitlines()
     assert len(set(rows)) == 1 + STEPS // LOG + 1 + STEPS // VALIDATE - 1  # header; the last row is both
@@ -117,7 +116,6 @@ def test_what_is_compared_is_all_there(name, stories):
     assert all(value != found[path.replace("ema/", "params/", 1)] for path, value in averages.items())
 
 
-@pytest.mark.thorough
 def test_the_cases_differ(stories):
     losses = {(stories(name).straight / "metrics.csv").read_bytes() for name in CASES}
     assert len(losses) == len(CASES)

@@ -10,6 +10,7 @@ import multiprocessing
 import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def apart(make: Callable[..., Candidate], *arguments: Any) -> Candidate:
     process.start()
     there.close()
     run = _Call(here)
-    weakref.finalize(run, here.close)
+    weakref.finalize(run, _end, here, process)
     return dataclasses.replace(run.answer(), run=run)
 
 
@@ -60,6 +61,11 @@ class _Call:
         if isinstance(found, Exception):
             raise found
         return found
+
+
+def _end(connection: Connection, process: BaseProcess) -> None:
+    connection.close()
+    process.join(10)
 
 
 def _serve(connection: Connection, make: Callable[..., Candidate], arguments: tuple) -> None:

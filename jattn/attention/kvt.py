@@ -90,9 +90,9 @@ class KvtAttention(Attention):
             dtype_bytes=dtype_bytes,
         )
         if self.topk < S:
-            # Scores once more; their ends; a product with ones for each of the most halvings; both sides of it.
+            # Scores once more; their ends; each of the most halvings: a comparison as a number, times one, summed; and the rest.
             pairs = batch * H * T * S
-            of_pair = 2 * D + 1 + 3 * self.causal + 5 + 2 * HALVINGS + 6
+            of_pair = 2 * D + 1 + 3 * self.causal + 5 + 4 * HALVINGS + 6
             total += cost.Cost(0, pairs * of_pair, dtype_bytes * batch * H * (T + S) * D)
         for tokens, inputs, outputs, use_bias in (
             (T, width, H * D, self._qkv_bias),

@@ -44,7 +44,7 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
     for row in rows:
         panels.setdefault(tuple(str(v) for k, v in row["case"].items() if k not in _OF_LINES), []).append(row)
     colors, dashes = (list({row["case"][name]: None for row in rows}) for name in _OF_LINES[:2])
-    figure = Figure(figsize=(2.5 + 4.5 * len(panels), 5), layout="constrained")
+    figure = Figure(figsize=(1 + 4.5 * len(panels) + 0.07 * max(map(len, map(str, colors))), 5), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     legend = {}
@@ -57,7 +57,9 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
                 "color": f"C{colors.index(mechanism) % 10}",
                 "linestyle": _DASHES[dashes.index(implementation) % len(_DASHES)],
             }
-            legend[f"{mechanism}, {implementation}"] = _line(axes, line, field, unit, look)
+            legend[mechanism if len(dashes) == 1 else f"{mechanism}, {implementation}"] = _line(
+                axes, line, field, unit, look
+            )
         axes.set_title(", ".join(title), fontsize=9)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")

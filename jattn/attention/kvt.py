@@ -90,7 +90,8 @@ class KvtAttention(Attention):
             dtype_bytes=dtype_bytes,
         )
         if self.topk < S:
-            # Scores once more; their ends; each of the most halvings: a comparison as a number, times one, summed; and the rest.
+            # Scores once more; their ends; for each of the most halvings a comparison as a number, times one, summed;
+            # both sides of the interval.
             pairs = batch * H * T * S
             of_pair = 2 * D + 1 + 3 * self.causal + 5 + 4 * HALVINGS + 6
             total += cost.Cost(0, pairs * of_pair, dtype_bytes * batch * H * (T + S) * D)

@@ -55,7 +55,7 @@ class DataConfig:
 
     name: str = "digits"  # a key of jattn.data.DATASETS
     source: str = "embedded"  # embedded (needs no network); folder | huggingface | tfds for data sets that have it
-    path: str = ""  # where a folder source lies
+    path: str = ""  # where it lies; "" = where the data set is usually kept (docs/data.md)
     options: str = ""  # fields of the data set's class: "max_depth=4, max_length=64"
     batch_size: int = 64  # examples a step, over all devices and micro-batches
     eval_batch_size: int | None = None  # None = batch_size

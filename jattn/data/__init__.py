@@ -1,6 +1,7 @@
 """Data sets, each an object that can be asked for any batch by its number."""
 
 from jattn.config import DataConfig
+from jattn.data.cifar import CIFAR10, CIFAR100
 from jattn.data.dataset import Batch, Dataset, eval_batch, num_eval_batches, prefetched, train_batch
 from jattn.data.digits import Digits
 from jattn.data.listops import ListOps
@@ -27,7 +28,9 @@ DATASETS: dict[str, type[Dataset]] = {
     "python_docs": PythonDocs,
     "listops": ListOps,
     "mqar": MQAR,
-    # From elsewhere (a folder, Hugging Face, TFDS): see Dataset.sources.
+    # From elsewhere (a folder, Hugging Face, TFDS): docs/data.md.
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
 }
 
 

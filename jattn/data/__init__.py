@@ -4,6 +4,8 @@ from jattn.config import DataConfig
 from jattn.data.cifar import CIFAR10, CIFAR100
 from jattn.data.dataset import Batch, Dataset, eval_batch, num_eval_batches, prefetched, train_batch
 from jattn.data.digits import Digits
+from jattn.data.image_folder import ImageFolder
+from jattn.data.imagenet import ImageNet
 from jattn.data.listops import ListOps
 from jattn.data.mqar import MQAR
 from jattn.data.options import check_options
@@ -31,6 +33,8 @@ DATASETS: dict[str, type[Dataset]] = {
     # From elsewhere (a folder, Hugging Face, TFDS): docs/data.md.
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
+    "imagenet": ImageNet,
+    "image_folder": ImageFolder,
 }
 
 

@@ -16,9 +16,8 @@ from jattn.data.cifar_archives import Archive, Labelled
 from jattn.data.dataset import Batch
 from jattn.data.decoding import Encoded, decode
 from jattn.data.options import check_range
-from jattn.data.pictures import Pictures, held_out
+from jattn.data.pictures import Pictures, described, held_out
 from jattn.errors import UserError
-from jattn.task import Task
 
 _CHUNK = 1000  # pictures decoded at a time
 
@@ -40,9 +39,9 @@ class Cifar(Pictures):
         check_range(self, "valid_size", 0, sum(self.archives[0].parts["train"].values()) - 1)
 
     @property
-    def task(self) -> Task:
-        """Classes of pictures."""
-        return Task(kind="image", num_classes=self.num_classes, image_shape=(32, 32, 3))
+    def stored(self) -> int:
+        """All are of 32x32 pixels."""
+        return 32
 
     def size(self, split: str) -> int:
         """Number of pictures of a split."""
@@ -55,8 +54,7 @@ class Cifar(Pictures):
 
     def description(self) -> str:
         """One line for the log."""
-        sizes = ", ".join(f"{self.size(split):,} {split}" for split in self.splits)
-        return f"{self.name} from {self.source}, {self.num_classes} classes of 32x32 pixels ({sizes})"
+        return described(self, f"{self.name} from {self.source}")
 
     def _split(self, split: str) -> Labelled:
         self.check_split(split)
@@ -112,8 +110,8 @@ def _in_memory(rows: Encoded) -> Labelled:
 class CIFAR10(Cifar):
     """Ten classes."""
 
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)  # of the training part
-    std: tuple[float, ...] = (0.2470, 0.2435, 0.2616)
+    mean: tuple[float | int, ...] = (0.4914, 0.4822, 0.4465)  # of the training part
+    std: tuple[float | int, ...] = (0.2470, 0.2435, 0.2616)
 
     name: ClassVar[str] = "cifar10"
     archives: ClassVar[tuple[Archive, ...]] = cifar_archives.CIFAR10
@@ -126,8 +124,8 @@ class CIFAR10(Cifar):
 class CIFAR100(Cifar):
     """A hundred classes (the fine labels)."""
 
-    mean: tuple[float, ...] = (0.5071, 0.4865, 0.4409)
-    std: tuple[float, ...] = (0.2673, 0.2564, 0.2762)
+    mean: tuple[float | int, ...] = (0.5071, 0.4865, 0.4409)
+    std: tuple[float | int, ...] = (0.2673, 0.2564, 0.2762)
 
     name: ClassVar[str] = "cifar100"
     archives: ClassVar[tuple[Archive, ...]] = cifar_archives.CIFAR100

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 class Encoded(abc.ABC):
@@ -46,6 +46,8 @@ def decode(content: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 3"
             if size is not None:
                 image.draft("RGB", (size, size))  # JPEG: decodes an eighth, a quarter or a half where that suffices
             return np.asarray(_square(image.convert("RGB"), size))
+    except UnidentifiedImageError:
+        raise ValueError(f"none of the formats that PIL reads, {len(content):,} bytes") from None
     except Exception as error:  # PIL's readers raise what they like on damaged files
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
@@ -54,5 +56,6 @@ def _square(image: Image.Image, size: int | None) -> Image.Image:
     if size is None or image.size == (size, size):
         return image
     side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    left, top = ((length - side) // 2 for length in image.size)
+    middle = image.crop((left, top, left + side, top + side))
+    return middle.resize((size, size), Image.Resampling.BILINEAR)

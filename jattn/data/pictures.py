@@ -1,5 +1,6 @@
 """What data sets of colour pictures share: their options, and what the model gets of a picture."""
 
+import abc
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from jattn.data.augment import resized
 from jattn.data.dataset import Dataset
 from jattn.data.options import check_range
 from jattn.data.streams import permutation, stream
 from jattn.errors import UserError
+from jattn.task import Task
 from jattn.types import Array, Float, Int, Key
 
 
@@ -26,12 +29,15 @@ class Pictures(Dataset):
 
     source: str = "folder"
     path: str = ""  # of a folder or file, or a data set's name on the hub; "" = where the data set is usually kept
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of red, green and blue, 1 being the brightest: subtracted
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # and divided by
+    image_size: int | None = None  # pixels a side that the model gets: the middle of a larger picture; None = as stored
+    mean: tuple[float | int, ...] = (0.5, 0.5, 0.5)  # of red, green and blue, 1 being the brightest: subtracted
+    std: tuple[float | int, ...] = (0.5, 0.5, 0.5)  # and divided by
     split_seed: int = 0  # another seed, other pictures held out
 
     def __post_init__(self):
         check_range(self, "split_seed", 0)
+        if self.image_size is not None:
+            check_range(self, "image_size", 1)
         for name, low in (("mean", 0.0), ("std", 1e-6)):
             value = getattr(self, name)
             numbers = all(isinstance(v, int | float) and low <= v <= 1 for v in value)
@@ -40,16 +46,39 @@ class Pictures(Dataset):
                     f"option {name}={value} of {type(self).__name__} must be three numbers between {low} and 1"
                 )
 
+    @property
+    @abc.abstractmethod
+    def num_classes(self) -> int:
+        """Classes are 0 .. num_classes - 1."""
+
+    @property
+    @abc.abstractmethod
+    def stored(self) -> int:
+        """Pixels a side of what `examples` returns."""
+
+    @property
+    def task(self) -> Task:
+        """Classes of pictures."""
+        size = self.image_size or self.stored
+        return Task(kind="image", num_classes=self.num_classes, image_shape=(size, size, 3))
+
     def prepare(
         self, inputs: UInt8[Array, "B h w 3"], ids: Int[Array, " B"], key: Key[Array, ""] | None
-    ) -> Float[Array, "B h w 3"]:
-        """Pictures with mean and std of the three channels taken out."""
+    ) -> Float[Array, "B H W 3"]:
+        """Pictures of the model's size, with mean and std of the three channels taken out."""
         mean, std = (jnp.array(value, jnp.float32)[None, None, None] for value in (self.mean, self.std))
-        return (inputs.astype(jnp.float32) / 255 - mean) / std
+        return (resized(inputs, self.image_size or self.stored).astype(jnp.float32) / 255 - mean) / std
 
     def __getstate__(self) -> dict[str, Any]:
         """The options alone: what was read from files is read again where it is needed."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def described(dataset: Pictures, kind: str) -> str:
+    """One line for the log: what the pictures are, their size and how many each split has."""
+    sizes = ", ".join(f"{dataset.size(split):,} {split}" for split in dataset.splits)
+    side = dataset.image_size or dataset.stored
+    return f"{kind}, {dataset.num_classes} classes of {side}x{side} pixels ({sizes})"
 
 
 def held_out(purpose: str, seed: int, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:

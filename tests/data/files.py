@@ -100,7 +100,7 @@ def write_prepared(path, name, parts, size=None, num_classes=10, file_format="ar
     """Prepares pictures (PNG, or encoded already) by TFDS itself; returns the folder of the version."""
     import tensorflow_datasets as tfds
 
-    class Builder(tfds.core.GeneratorBasedBuilder):
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("3.0.2")
 
         def _info(self):
@@ -116,7 +116,18 @@ def write_prepared(path, name, parts, size=None, num_classes=10, file_format="ar
                 content = image if isinstance(image, bytes) else encoded(image)
                 yield number, {"image": io.BytesIO(content), "label": int(label)}
 
-    Builder.name = name
+    Made.name = name
     tfds.disable_progress_bar()
-    Builder(data_dir=str(path), file_format=file_format).download_and_prepare()
+    Made(data_dir=str(path), file_format=file_format).download_and_prepare()
     return path / name / "3.0.2"
+
+
+def write_classes(path, counts, seed=0, form="PNG"):
+    """Writes `path/class/number.png`, so many random pictures of different sizes for each class."""
+    rng = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (path / name).mkdir(parents=True)
+        for number in range(count):
+            height, width = rng.integers(8, 14, 2)
+            image = rng.integers(0, 256, (height, width, 3), np.uint8)
+            (path / name / f"{number}.{form.lower()}").write_bytes(encoded(image, form))

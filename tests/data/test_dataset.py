@@ -14,9 +14,10 @@ from jattn.config import DataConfig
 from jattn.data import DATASETS, build, eval_batch, num_eval_batches, prefetched, train_batch
 from jattn.data.cifar import CIFAR10, CIFAR100
 from jattn.data.digits import Digits
+from jattn.data.imagenet import ImageNet
 from jattn.data.listops import ListOps
 from jattn.errors import UserError
-from tests.data.files import small, write_cifar
+from tests.data.files import small, write_cifar, write_classes
 
 OPTIONS = {
     "digits": "",
@@ -33,9 +34,25 @@ def cifar(path, monkeypatch, cls, count):
     return DataConfig(name=cls.name, source="folder", path=str(path), options="valid_size=9")
 
 
+def image_folder(path):
+    write_classes(path, {"ant": 31, "bee": 40})
+    return DataConfig(name="image_folder", source="folder", path=str(path), options="stored_size=9, image_size=8")
+
+
+def imagenet(path, monkeypatch):
+    monkeypatch.setattr(ImageNet, "num_classes", 2)
+    for part, count in (("train", 20), ("val", 5)):
+        write_classes(path / part, {"n01": count, "n02": count})
+    return DataConfig(
+        name="imagenet", source="folder", path=str(path), options="stored_size=9, image_size=12, valid_size=7"
+    )
+
+
 FILES = {
     "cifar10": lambda path, monkeypatch: cifar(path, monkeypatch, CIFAR10, 13),
     "cifar100": lambda path, monkeypatch: cifar(path, monkeypatch, CIFAR100, 61),
+    "image_folder": lambda path, monkeypatch: image_folder(path),
+    "imagenet": imagenet,
 }
 """Data sets that lie elsewhere: functions that write a small one below a folder and return its config."""
 
@@ -67,7 +84,8 @@ def test_shapes_and_types_fit_the_task(dataset):
         assert batch["weight"].dtype == np.float32
         assert batch["targets"].dtype == np.int32
         if task.kind == "image":
-            assert batch["inputs"].shape == (7, *task.image_shape)
+            prepared = jax.eval_shape(lambda x, i: dataset.prepare(x, i, None), batch["inputs"], batch["example_id"])
+            assert prepared.shape == (7, *task.image_shape)
         else:
             assert batch["inputs"].shape == (7, task.length)
             assert batch["inputs"].dtype == np.int32

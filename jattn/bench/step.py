@@ -139,7 +139,8 @@ class BareStep:
             data.train_batch(experiment.dataset, config.seed, 0, config.data.batch_size)
         )
         self._state = experiment.parallel.init_state()
-        step = make_train_step(experiment.model, experiment.optimizer, config, experiment.dataset.prepare)
+        dataset = experiment.dataset
+        step = make_train_step(experiment.model, experiment.optimizer, config, dataset.prepare, mix=dataset.mix)
         self._step = jax.jit(step, donate_argnums=0).lower(self._state, self._batch).compile()
 
     def run(self) -> Any:

@@ -49,7 +49,7 @@ def build(config: DataConfig) -> Dataset:
     if config.source not in cls.sources:
         raise UserError(f"data set {config.name} has no source {config.source!r}: choose from {', '.join(cls.sources)}")
     options = parse_options(config.options)
-    check_options(config.name, cls, options)
+    check_options(f"data set {config.name}", cls, options)
     if cls.sources != ("embedded",):
         return cls(source=config.source, path=config.path, **options)
     if config.path:

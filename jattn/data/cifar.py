@@ -26,6 +26,7 @@ _CHUNK = 1000  # pictures decoded at a time
 class Cifar(Pictures):
     """What CIFAR-10 and CIFAR-100 share. All pictures are held in memory (184 MB)."""
 
+    augmentation: str = "random_crop(padding=4), flip"  # of training pictures (docs/data.md)
     valid_size: int = 5000  # pictures held out of the 50,000; 0 = none are, and valid is the test part
 
     name: ClassVar[str]

@@ -14,7 +14,7 @@ import numpy as np
 from jattn.data.streams import permutation, stream
 from jattn.errors import UserError, unknown
 from jattn.task import Task
-from jattn.types import Array, Int, Key, Shaped
+from jattn.types import Array, Float, Int, Key, Shaped
 
 Batch = dict[str, np.ndarray]
 """`inputs` (B, ...), `targets` and float32 `weight` ((B,), or (B, T) for language), int32 `example_id` (B,)."""
@@ -60,6 +60,15 @@ class Dataset(abc.ABC):
         place in the batch an example is in, it is changed in the same way.
         """
         return inputs
+
+    def mix(
+        self, inputs: Shaped[Array, "B ..."], ids: Int[Array, " B"], key: Key[Array, ""]
+    ) -> tuple[Shaped[Array, "B ..."], Float[Array, " B"] | None]:
+        """Training examples, prepared, mixed with others of their batch, and the share that each keeps of itself.
+
+        The rest is the next example's, and of the last one the first's. None: nothing is mixed.
+        """
+        return inputs, None
 
     def check_split(self, split: str) -> None:
         """Raise UserError if there is no such split."""

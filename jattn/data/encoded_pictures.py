@@ -24,6 +24,7 @@ class EncodedPictures(Pictures):
     """
 
     image_size: int | None = 224  # pixels a side that the model gets: the middle of a larger picture; None = as stored
+    augmentation: str = "random_resized_crop, flip"  # of training pictures (docs/data.md)
     stored_size: int = 256  # pixels the shorter side is brought to on the host; the middle of the longer one is kept
     max_undecodable: float | int = 0.01  # share of a split's pictures that may turn out to be damaged
 

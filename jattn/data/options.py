@@ -1,4 +1,4 @@
-"""Options of a data set: the fields of its class, checked by name, type and range."""
+"""Options of a data set or an augmentation: the fields of its class, checked by name, type and range."""
 
 import dataclasses
 import types
@@ -8,19 +8,20 @@ from typing import Any
 from jattn.errors import UserError, unknown
 
 
-def check_options(name: str, cls: type, options: dict[str, Any]) -> None:
+def check_options(owner: str, cls: type, options: dict[str, Any]) -> None:
     """Raise UserError unless every option is a field of the class and its value of the field's type.
 
+    `owner` says in messages whose options they are: "data set digits".
     `source` and `path` are no options: they come from the config's own fields of these names.
     """
     hints = typing.get_type_hints(cls)
     fields = [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "path")]
     for option, value in options.items():
         if option not in fields:
-            raise unknown(f"option of data set {name}", option, fields)
+            raise unknown(f"option of {owner}", option, fields)
         if not _fits(value, hints[option]):
             expected = getattr(hints[option], "__name__", str(hints[option]))
-            raise UserError(f"option {option}={value!r} of data set {name} must be of type {expected}")
+            raise UserError(f"option {option}={value!r} of {owner} must be of type {expected}")
 
 
 def check_range(dataset: Any, option: str, low: float | int, high: float | int | None = None) -> None:

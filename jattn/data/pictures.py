@@ -5,11 +5,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from jattn.data.augment import resized
+from jattn.data.augment import normalized, parse, resized
 from jattn.data.dataset import Dataset
 from jattn.data.options import check_range
 from jattn.data.streams import permutation, stream
@@ -32,12 +31,14 @@ class Pictures(Dataset):
     image_size: int | None = None  # pixels a side that the model gets: the middle of a larger picture; None = as stored
     mean: tuple[float | int, ...] = (0.5, 0.5, 0.5)  # of red, green and blue, 1 being the brightest: subtracted
     std: tuple[float | int, ...] = (0.5, 0.5, 0.5)  # and divided by
+    augmentation: str = ""  # of training pictures, one after the other: "random_crop(padding=4), flip" (docs/data.md)
     split_seed: int = 0  # another seed, other pictures held out
 
     def __post_init__(self):
         check_range(self, "split_seed", 0)
         if self.image_size is not None:
             check_range(self, "image_size", 1)
+        parse(self.augmentation)
         for name, low in (("mean", 0.0), ("std", 1e-6)):
             value = getattr(self, name)
             numbers = all(isinstance(v, int | float) and low <= v <= 1 for v in value)
@@ -65,9 +66,17 @@ class Pictures(Dataset):
     def prepare(
         self, inputs: UInt8[Array, "B h w 3"], ids: Int[Array, " B"], key: Key[Array, ""] | None
     ) -> Float[Array, "B H W 3"]:
-        """Pictures of the model's size, with mean and std of the three channels taken out."""
-        mean, std = (jnp.array(value, jnp.float32)[None, None, None] for value in (self.mean, self.std))
-        return (resized(inputs, self.image_size or self.stored).astype(jnp.float32) / 255 - mean) / std
+        """Pictures of the model's size, augmented if key is given, with mean and std of the channels taken out."""
+        size = self.image_size or self.stored
+        if key is not None:
+            inputs = parse(self.augmentation).apply(inputs, ids, key, size)
+        return normalized(resized(inputs, size), self.mean, self.std)
+
+    def mix(
+        self, inputs: Float[Array, "B h w 3"], ids: Int[Array, " B"], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B h w 3"], Float[Array, " B"] | None]:
+        """Pictures mixed, if `augmentation` ends with a mixture, and the share that each keeps of itself."""
+        return parse(self.augmentation).mix(inputs, ids, key)
 
     def __getstate__(self) -> dict[str, Any]:
         """The options alone: what was read from files is read again where it is needed."""

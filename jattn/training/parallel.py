@@ -148,7 +148,7 @@ class JitParallel(Parallel):
 
     def _compile(self, shardings: TrainState) -> tuple:
         prepare = self._dataset.prepare
-        train = make_train_step(self._model, self._optimizer, self._config, prepare)
+        train = make_train_step(self._model, self._optimizer, self._config, prepare, mix=self._dataset.mix)
         evaluate = make_eval_step(self._model, self._config, prepare)
         # Unless pinned, replicated parameters may come back divided, and the second step compiles again.
         return (
@@ -177,7 +177,7 @@ class PmapParallel(Parallel):
 
     def _compile(self, shardings: TrainState) -> tuple:
         prepare = self._dataset.prepare
-        train = make_train_step(self._model, self._optimizer, self._config, prepare, DATA_AXIS)
+        train = make_train_step(self._model, self._optimizer, self._config, prepare, DATA_AXIS, mix=self._dataset.mix)
         evaluate = make_eval_step(self._model, self._config, prepare, DATA_AXIS)
         # Axis None: the state is one ordinary array on all devices, as it is under jit.
         axes = {"in_axes": (None, 0), "out_axes": None, "devices": list(self.mesh.devices)}

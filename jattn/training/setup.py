@@ -135,7 +135,8 @@ def _check_energies(
     """Raises what a step would raise where the model does not report what the optimizer reads."""
     batch = data.train_batch(dataset, config.seed, 0, config.data.batch_size)
     abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
-    jax.eval_shape(make_train_step(model, optimizer, config, dataset.prepare), steps.abstract_state, abstract)
+    step = make_train_step(model, optimizer, config, dataset.prepare, mix=dataset.mix)
+    jax.eval_shape(step, steps.abstract_state, abstract)
 
 
 def _check_checkpoints(config: Config, names: tuple[str, ...]) -> None:

@@ -307,3 +307,30 @@ def test_padding_has_no_part_in_evaluation():
     metrics, of_padded = (evaluate(model, state.params, d) for d in (data, padded))
     assert_trees_close(metrics, of_padded, 1e-5)
     assert metrics.keys() == {"loss", "accuracy"}
+
+
+def test_mixed_examples_have_both_targets_in_their_shares():
+    """The example mixed in is the next one; each target's loss counts with its own example's weight."""
+    data, cfg = batch(0), config(augment=True)
+    own = np.linspace(0.1, 0.9, 16, dtype=np.float32)
+    plain = Data()
+
+    def mix(inputs, ids, key):
+        share = jnp.asarray(own)[:, None]
+        return share * inputs + (1 - share) * jnp.roll(inputs, -1, axis=0), jnp.asarray(own)
+
+    state, optimizer = start(Model())[0], build(cfg.optim, cfg.steps)
+    step = make_train_step(Model(), optimizer, cfg, lambda x, ids, key: plain.prepare(x, ids, None), mix=mix)
+    _, metrics = jax.jit(step)(state, data)
+
+    x = np.asarray(plain.prepare(data["inputs"], None, None))
+    x = own[:, None] * x + (1 - own[:, None]) * np.roll(x, -1, axis=0)
+    log_p = np.asarray(jax.nn.log_softmax(jax.jit(Model().apply)({"params": state.params}, x)))
+    first = -log_p[np.arange(16), data["targets"]] * data["weight"]
+    second = -log_p[np.arange(16), np.roll(data["targets"], -1)] * np.roll(data["weight"], -1)
+    expected = np.sum(own * first + (1 - own) * second) / np.sum(data["weight"])
+    np.testing.assert_allclose(mean(metrics["loss"]), expected, rtol=1e-5)
+
+    cfg.data.augment = False
+    _, unmixed = jax.jit(make_train_step(Model(), optimizer, cfg, plain.prepare, mix=mix))(state, data)
+    np.testing.assert_allclose(mean(unmixed["loss"]), float(whole_batch_loss(state.params, data)), rtol=1e-5)

@@ -1,0 +1,71 @@
+"""Augmentations as a config lists them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.data.augment import Pipeline, normalized, parse
+from jattn.data.augment.colour import ColorJitter, GaussianNoise
+from jattn.data.augment.geometry import Flip, RandomCrop, RandomResizedCrop
+from jattn.data.augment.mixing import CutMix, Mixup
+from jattn.data.cifar import CIFAR10
+from jattn.errors import UserError
+
+
+def test_a_list_of_names_with_options():
+    text = "random_resized_crop(scale=(0.05, 1)), flip, color_jitter(brightness=0.2, hue=0.1), mixup(alpha=0.4)"
+    changes = (RandomResizedCrop(scale=(0.05, 1)), Flip(), ColorJitter(brightness=0.2, hue=0.1))
+    assert parse(text) == Pipeline(changes, Mixup(0.4))
+    assert parse("random_crop, cutmix") == Pipeline((RandomCrop(),), CutMix())
+    assert parse("flip") == Pipeline((Flip(),), None)
+    assert parse("") == Pipeline((), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flp", "unknown augmentation 'flp': did you mean 'flip'"),
+        ("flip(p=0.1)", "unknown option of augmentation flip 'p'.*known: probability"),
+        ("flip(probability='1')", "probability='1' of augmentation flip must be of type"),
+        ("rotation(degrees=200)", "degrees=200 of Rotation must be between 0 and 180"),
+        ("mixup, flip", "mixup or cutmix may only be the last"),
+        ("mixup, cutmix", "only one of them"),
+        ("flip flip", "cannot read"),
+    ],
+)
+def test_mistakes(text, message):
+    with pytest.raises(UserError, match=message):
+        CIFAR10(augmentation=text)
+
+
+def test_changes_follow_each_other_with_keys_of_their_own():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8))
+    ids, key = jnp.arange(5), jax.random.key(1)
+    noise = GaussianNoise(0.1)
+    found = parse("gaussian_noise(std=0.1), random_crop(padding=1), gaussian_noise(std=0.1)").apply(images, ids, key, 8)
+    first = RandomCrop(1)(noise(images, ids, jax.random.fold_in(key, 0), 8), ids, jax.random.fold_in(key, 1), 8)
+    np.testing.assert_allclose(found, noise(first, ids, jax.random.fold_in(key, 2), 8), atol=1e-3)
+
+
+def test_a_data_set_augments_then_fits_then_normalizes():
+    dataset = CIFAR10(augmentation="random_crop(padding=2), flip", image_size=40)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
+    ids, key = jnp.arange(3), jax.random.key(1)
+    found = dataset.prepare(images, ids, key)
+    moved = parse(dataset.augmentation).apply(images, ids, key, 40)
+    large = jax.image.resize(moved.astype(jnp.float32), (3, 40, 40, 3), "linear")
+    np.testing.assert_allclose(found, normalized(large, dataset.mean, dataset.std), atol=1e-5)
+    assert (found != dataset.prepare(images, ids, None)).any()
+    assert dataset.task.image_shape == (40, 40, 3)
+
+
+def test_a_data_set_mixes_what_it_prepared():
+    images, ids, key = jnp.ones((3, 4, 4, 3)) * jnp.arange(3.0)[:, None, None, None], jnp.arange(3), jax.random.key(1)
+    mixed, own = CIFAR10(augmentation="flip, mixup(alpha=1)").mix(images, ids, key)
+    expected, share = Mixup(1)(images, ids, jax.random.fold_in(key, 1))
+    np.testing.assert_array_equal(mixed, expected)
+    np.testing.assert_array_equal(own, share)
+    same, nothing = CIFAR10(augmentation="flip").mix(images, ids, key)
+    assert nothing is None
+    np.testing.assert_array_equal(same, images)

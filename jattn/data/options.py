@@ -7,20 +7,23 @@ from typing import Any
 
 from jattn.errors import UserError, unknown
 
+FROM_CONFIG = ("source", "path", "tokenizer")
+"""Fields of a data set that are no options: they come from the config's own fields of these names."""
 
-def check_options(name: str, cls: type, options: dict[str, Any]) -> None:
+
+def check_options(owner: str, cls: type, options: dict[str, Any]) -> None:
     """Raise UserError unless every option is a field of the class and its value of the field's type.
 
-    `source` and `path` are no options: they come from the config's own fields of these names.
+    `owner` is how messages call the class, such as "data set digits".
     """
     hints = typing.get_type_hints(cls)
-    fields = [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "path")]
+    fields = [field.name for field in dataclasses.fields(cls) if field.name not in FROM_CONFIG]
     for option, value in options.items():
         if option not in fields:
-            raise unknown(f"option of data set {name}", option, fields)
+            raise unknown(f"option of {owner}", option, fields)
         if not _fits(value, hints[option]):
             expected = getattr(hints[option], "__name__", str(hints[option]))
-            raise UserError(f"option {option}={value!r} of data set {name} must be of type {expected}")
+            raise UserError(f"option {option}={value!r} of {owner} must be of type {expected}")
 
 
 def check_range(dataset: Any, option: str, low: float | int, high: float | int | None = None) -> None:

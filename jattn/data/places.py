@@ -1,6 +1,7 @@
 """Where the files of a data set lie, and what to say where they do not."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from jattn.errors import UserError
@@ -11,6 +12,14 @@ def data_folder(name: str, path: str = "") -> Path:
     if path:
         return Path(path).expanduser().absolute()
     return Path(os.environ.get("JATTN_DATA", "data")).expanduser().absolute() / name
+
+
+def missing(name: str, folder: Path, looked_for: Iterable[str], url: str) -> UserError:
+    """The error for a data set whose files are not where they should be."""
+    return UserError(
+        f"data set {name} is not in {folder} (looked for {', '.join(looked_for)}): get it with "
+        f"`python -m jattn data get {name}` or from {url}, or say with data.path where it is"
+    )
 
 
 def hub_folder(name: str, repository: str, pattern: str) -> Path:

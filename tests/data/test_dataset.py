@@ -14,6 +14,7 @@ from jattn.data import DATASETS, build, eval_batch, num_eval_batches, prefetched
 from jattn.data.digits import Digits
 from jattn.data.listops import ListOps
 from jattn.errors import UserError
+from tests.data.text import made
 
 OPTIONS = {
     "digits": "",
@@ -23,13 +24,12 @@ OPTIONS = {
 }
 
 
-def test_the_contract_is_run_on_every_data_set():
-    assert OPTIONS.keys() == DATASETS.keys()
-
-
-@pytest.fixture(params=OPTIONS)
-def dataset(request):
-    return build(DataConfig(name=request.param, options=OPTIONS[request.param]))
+@pytest.fixture(params=DATASETS)
+def dataset(request, tmp_path, monkeypatch):
+    if DATASETS[request.param].sources == ("embedded",):
+        return build(DataConfig(name=request.param, options=OPTIONS[request.param]))
+    monkeypatch.setenv("JATTN_CACHE", str(tmp_path / "cache"))
+    return build(made.config(request.param, tmp_path / "data", monkeypatch))
 
 
 def assert_equal(first, second):

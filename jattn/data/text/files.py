@@ -6,12 +6,13 @@ nor within a word if a space is near.
 
 import codecs
 import contextlib
+import io
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from jattn.errors import UserError
 
@@ -72,15 +73,13 @@ def pieces(file: File, text: bool = True, column: str = "text", empty: bytes = b
     """
     if file.path.suffix == ".parquet":
         for row in parquet_rows(file.path, [column]):
-            value = (row[column] or "").encode()
-            value = value if value.endswith(b"\n") else value + b"\n" if value else empty
-            yield from _cut(value)
+            yield from row_pieces(row[column] or "", empty)
     else:
         with opened(file) as stream:
             yield from lines(stream, str(file), text)
 
 
-def lines(stream: IO[bytes], name: str, text: bool = True) -> Iterator[bytes]:
+def lines(stream: io.BufferedIOBase, name: str, text: bool = True) -> Iterator[bytes]:
     """The pieces of a stream. Raises UserError if it must be UTF-8 (`text`) and is not; `name` is for the message."""
     carry, offset = b"", 0
     while data := stream.readline(LIMIT - len(carry)):
@@ -93,6 +92,17 @@ def lines(stream: IO[bytes], name: str, text: bool = True) -> Iterator[bytes]:
     if carry:
         _check(carry, name, offset, text)
         yield carry
+
+
+def row_pieces(row: str, empty: bytes = b"\n") -> Iterator[bytes]:
+    """The pieces of a row of a table, which gets a newline if it does not end with one; `empty` if it is empty."""
+    text = row if row.endswith("\n") else row + "\n"
+    for line in re.findall(rb"[^\n]*\n", text.encode()) if row else [empty]:
+        while len(line) > LIMIT:
+            end = _end(line[:LIMIT])
+            yield line[:end]
+            line = line[end:]
+        yield line
 
 
 def joined(files: list[File], **options) -> Iterator[bytes]:
@@ -141,7 +151,7 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
-def opened(file: File) -> Iterator[IO[bytes]]:
+def opened(file: File) -> Iterator[io.BufferedIOBase]:
     """A file or a member of an archive, for reading bytes. What is wrong with it becomes a UserError."""
     with explained(file), contextlib.ExitStack() as stack:
         try:
@@ -163,16 +173,6 @@ def explained(file: File) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error})") from error
-
-
-def _cut(text: bytes) -> Iterator[bytes]:
-    """A row of a table as pieces."""
-    for line in text.splitlines(keepends=True) if b"\r" not in text else re.findall(rb"[^\n]*\n", text):
-        while len(line) > LIMIT:
-            end = _end(line[:LIMIT])
-            yield line[:end]
-            line = line[end:]
-        yield line
 
 
 def _end(data: bytes) -> int:

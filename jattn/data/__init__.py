@@ -57,7 +57,7 @@ def build(config: DataConfig) -> Dataset:
     fields = {field.name for field in dataclasses.fields(cls)}
     if config.tokenizer:
         if "tokenizer" not in fields:
-            raise UserError(f"data set {config.name} has no text, but data.tokenizer={config.tokenizer!r}")
+            raise UserError(f"data set {config.name} takes no tokenizer, but data.tokenizer={config.tokenizer!r}")
         options["tokenizer"] = config.tokenizer
     if cls.sources != ("embedded",):
         return cls(source=config.source, path=config.path, **options)

@@ -272,7 +272,7 @@ def test_from_the_config(folder):
     assert isinstance(found, Corpus)
     batch = train_batch(found, 0, 3, 4)
     assert batch["inputs"].shape == (4, 9)
-    with pytest.raises(UserError, match=r"listops has no text, but data.tokenizer='bytes'"):
+    with pytest.raises(UserError, match=r"listops takes no tokenizer, but data.tokenizer='bytes'"):
         build(DataConfig(name="listops", tokenizer="bytes"))
     with pytest.raises(UserError, match="unknown option of data set text 'tokenizer'"):
         build(dataclasses.replace(config, options="tokenizer='bytes'"))

@@ -55,7 +55,8 @@ class DataConfig:
 
     name: str = "digits"  # a key of jattn.data.DATASETS
     source: str = "embedded"  # embedded (needs no network); folder | huggingface | tfds for data sets that have it
-    path: str = ""  # where it lies; "" = where the data set is usually kept (docs/data.md)
+    path: str = ""  # where it lies: docs/data.md; "" = where the data set is usually kept; huggingface: owner/name too
+    tokenizer: str = ""  # text: bytes | characters | words(...) | bpe(...) | hub name | path; "" = the data set's own
     options: str = ""  # fields of the data set's class: "max_depth=4, max_length=64"
     batch_size: int = 64  # examples a step, over all devices and micro-batches
     eval_batch_size: int | None = None  # None = batch_size

@@ -25,8 +25,7 @@ def prepare_process() -> None:
 
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    home = os.environ["JATTN_CACHE"] if "JATTN_CACHE" in os.environ else Path.home() / ".cache" / "jattn"
-    cache = Path(home) / "jax"
+    cache = cache_folder("jax")
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -34,6 +33,12 @@ def prepare_process() -> None:
     if os.access(cache, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made again is kept: `name` in $JATTN_CACHE, or in ~/.cache/jattn. It may not exist yet."""
+    home = os.environ["JATTN_CACHE"] if "JATTN_CACHE" in os.environ else Path.home() / ".cache" / "jattn"
+    return Path(home) / name
 
 
 def keep_freed_memory() -> None:

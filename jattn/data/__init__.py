@@ -1,5 +1,7 @@
 """Data sets, each an object that can be asked for any batch by its number."""
 
+import dataclasses
+
 from jattn.config import DataConfig
 from jattn.data.cifar import CIFAR10, CIFAR100
 from jattn.data.dataset import Batch, Dataset, eval_batch, num_eval_batches, prefetched, train_batch
@@ -10,6 +12,10 @@ from jattn.data.listops import ListOps
 from jattn.data.mqar import MQAR
 from jattn.data.options import check_options
 from jattn.data.python_docs import PythonDocs
+from jattn.data.text.enwik8 import Enwik8
+from jattn.data.text.imdb import IMDB
+from jattn.data.text.text_files import TextFiles
+from jattn.data.text.wikitext import WikiText2, WikiText103
 from jattn.errors import UserError, unknown
 from jattn.literals import parse_options
 
@@ -30,11 +36,16 @@ DATASETS: dict[str, type[Dataset]] = {
     "python_docs": PythonDocs,
     "listops": ListOps,
     "mqar": MQAR,
-    # From elsewhere (a folder, Hugging Face, TFDS): docs/data.md.
+    # From elsewhere (a folder, Hugging Face, TFDS): docs/data.md and docs/data_text.md, and Dataset.sources.
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "imagenet": ImageNet,
     "image_folder": ImageFolder,
+    "text": TextFiles,
+    "wikitext2": WikiText2,
+    "wikitext103": WikiText103,
+    "enwik8": Enwik8,
+    "imdb": IMDB,
 }
 
 
@@ -50,6 +61,11 @@ def build(config: DataConfig) -> Dataset:
         raise UserError(f"data set {config.name} has no source {config.source!r}: choose from {', '.join(cls.sources)}")
     options = parse_options(config.options)
     check_options(f"data set {config.name}", cls, options)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    if config.tokenizer:
+        if "tokenizer" not in fields:
+            raise UserError(f"data set {config.name} takes no tokenizer, but data.tokenizer={config.tokenizer!r}")
+        options["tokenizer"] = config.tokenizer
     if cls.sources != ("embedded",):
         return cls(source=config.source, path=config.path, **options)
     if config.path:

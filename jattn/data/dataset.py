@@ -35,6 +35,10 @@ class Dataset(abc.ABC):
     def task(self) -> Task:
         """The sizes that the data asks of a model."""
 
+    def task_of(self, split: str) -> Task:
+        """The task, with what differs from split to split: tokens per byte."""
+        return self.task
+
     @abc.abstractmethod
     def size(self, split: str) -> int:
         """Number of examples of a split. Raises UserError if there is no such split."""
@@ -50,6 +54,10 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def description(self) -> str:
         """One line for the log."""
+
+    def kept(self) -> dict[str, str]:
+        """Texts by file name that a run keeps, because its weights mean nothing without them: a vocabulary."""
+        return {}
 
     def prepare(
         self, inputs: Shaped[Array, "B ..."], ids: Int[Array, " B"], key: Key[Array, ""] | None

@@ -7,15 +7,17 @@ from typing import Any
 
 from jattn.errors import UserError, unknown
 
+FROM_CONFIG = ("source", "path", "tokenizer")
+"""Fields of a data set that are no options: they come from the config's own fields of these names."""
+
 
 def check_options(owner: str, cls: type, options: dict[str, Any]) -> None:
     """Raise UserError unless every option is a field of the class and its value of the field's type.
 
     `owner` says in messages whose options they are: "data set digits".
-    `source` and `path` are no options: they come from the config's own fields of these names.
     """
     hints = typing.get_type_hints(cls)
-    fields = [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "path")]
+    fields = [field.name for field in dataclasses.fields(cls) if field.name not in FROM_CONFIG]
     for option, value in options.items():
         if option not in fields:
             raise unknown(f"option of {owner}", option, fields)

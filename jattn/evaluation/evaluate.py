@@ -10,7 +10,7 @@ from jattn import config_json
 from jattn.evaluation.measures import measures
 from jattn.training import setup
 from jattn.training.checkpoint import Checkpoints
-from jattn.training.run import explained, read_config, write_atomically
+from jattn.training.run import check_files, explained, read_config, write_atomically
 from jattn.training.validation import evaluate_split, evaluated_params
 
 RESULTS = "results.json"
@@ -33,12 +33,14 @@ def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "
       language, checkpoint, step, config_hash, jattn) and `measures`.
 
     Raises:
-      UserError: there is no run, no such split or checkpoint, or the checkpoint does not fit its config.
+      UserError: there is no run, no such split or checkpoint, the checkpoint does not fit its config, or the data
+        have another vocabulary than they had.
     """
     folder = Path(workdir)
     config = read_config(folder)
     experiment = setup.build(config)
     experiment.dataset.check_split(split)
+    check_files(folder, experiment.dataset.kept())
     warn = lambda text: print(f"warning: {text}", file=sys.stderr)  # noqa: E731
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, warn=warn, read_only=True)
     state, info = checkpoints.restore(experiment.parallel.abstract_state, checkpoint)
@@ -52,7 +54,7 @@ def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "
         "step": info["step"],
         "config_hash": config_json.config_hash(config),
         "jattn": jattn.__version__,
-        "measures": measures(sums, experiment.dataset.task),
+        "measures": measures(sums, experiment.dataset.task_of(split)),
     }
 
 

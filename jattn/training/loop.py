@@ -17,7 +17,7 @@ from jattn.training.interrupt import StopRequest
 from jattn.training.journal import Journal
 from jattn.training.metrics import Records
 from jattn.training.progress import duration
-from jattn.training.run import open_run, store_config, write_atomically
+from jattn.training.run import keep_files, open_run, store_config, write_atomically
 from jattn.training.validation import evaluate_split, evaluated_params
 
 
@@ -55,6 +55,7 @@ def train(
         if checkpoints.steps():
             state, info = checkpoints.restore(parallel.abstract_state)
             start = info["step"]
+        keep_files(folder, dataset.kept(), replace=bool(changes) or state is None)
         if changes:
             console.warn(f"continuing with another config: {'; '.join(changes)}")
             store_config(folder, config)

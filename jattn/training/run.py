@@ -1,13 +1,14 @@
 """A run's folder: who may write to it, which config it belongs to, what its user is told.
 
-config.json  metrics.csv  timing.csv  model.txt  log.txt  curves.png  results.json  checkpoints/  tensorboard/
-and damaged/ (checkpoints that failed their checksums).
+config.json  metrics.csv  timing.csv  model.txt  log.txt  curves.png  results.json  checkpoints/  tensorboard/,
+tokenizer.json (of data with a learned vocabulary) and damaged/ (checkpoints that failed their checksums).
 """
 
 import contextlib
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -96,10 +97,41 @@ def store_config(folder: Path, config: Config) -> None:
     write_atomically(folder / CONFIG, config_json.to_json(config))
 
 
+def keep_files(folder: Path, files: Mapping[str, str], *, replace: bool) -> None:
+    """Keeps what the weights mean nothing without, such as a tokenizer, beside the run.
+
+    Args:
+      folder: of the run.
+      files: texts by name.
+      replace: whether other texts of these names may be replaced.
+
+    Raises:
+      UserError: the run has another text of this name.
+    """
+    if not replace:
+        check_files(folder, files)
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises UserError if the run keeps another text under one of these names."""
+    for name, text in files.items():
+        path = folder / name
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            kept, given = (
+                hashlib.sha256(t.encode()).hexdigest()[:12] for t in (path.read_text(encoding="utf-8"), text)
+            )
+            raise UserError(
+                f"{path} (SHA-256 {kept}...) is not what the data now gives ({given}...): the text has changed since "
+                "this run began; restore it, or begin anew with --restart"
+            )
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file so that no reader, and no crash, sees half of it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 

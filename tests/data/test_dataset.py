@@ -18,6 +18,7 @@ from jattn.data.imagenet import ImageNet
 from jattn.data.listops import ListOps
 from jattn.errors import UserError
 from tests.data.files import small, write_cifar, write_classes
+from tests.data.text import made
 
 OPTIONS = {
     "digits": "",
@@ -48,24 +49,23 @@ def imagenet(path, monkeypatch):
     )
 
 
-FILES = {
+PICTURES = {
     "cifar10": lambda path, monkeypatch: cifar(path, monkeypatch, CIFAR10, 13),
     "cifar100": lambda path, monkeypatch: cifar(path, monkeypatch, CIFAR100, 61),
     "image_folder": lambda path, monkeypatch: image_folder(path),
     "imagenet": imagenet,
 }
-"""Data sets that lie elsewhere: functions that write a small one below a folder and return its config."""
+"""Pictures that lie elsewhere: functions that write a small data set below a folder and return its config."""
 
 
-def test_the_contract_is_run_on_every_data_set():
-    assert OPTIONS.keys() | FILES.keys() == DATASETS.keys()
-
-
-@pytest.fixture(params=[*OPTIONS, *FILES])
+@pytest.fixture(params=DATASETS)
 def dataset(request, tmp_path, monkeypatch):
-    if request.param in FILES:
-        return build(FILES[request.param](tmp_path, monkeypatch))
-    return build(DataConfig(name=request.param, options=OPTIONS[request.param]))
+    if request.param in OPTIONS:
+        return build(DataConfig(name=request.param, options=OPTIONS[request.param]))
+    if request.param in PICTURES:
+        return build(PICTURES[request.param](tmp_path, monkeypatch))
+    monkeypatch.setenv("JATTN_CACHE", str(tmp_path / "cache"))
+    return build(made.config(request.param, tmp_path / "data", monkeypatch))
 
 
 def assert_equal(first, second):

@@ -7,7 +7,7 @@ import pytest
 from jattn.config import Config
 from jattn.errors import UserError
 from jattn.training.progress import Console, duration
-from jattn.training.run import open_run, read_config
+from jattn.training.run import check_files, keep_files, open_run, read_config
 
 
 def open_(folder, config=None, restart=False, allow_config_change=False):
@@ -137,3 +137,19 @@ def test_a_terminal_has_a_bar_and_the_log_has_the_lines():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_run_keeps_the_vocabulary_it_began_with(tmp_path):
+    keep_files(tmp_path, {"tokenizer.json": "é"}, replace=True)
+    keep_files(tmp_path, {"tokenizer.json": "é"}, replace=False)
+    check_files(tmp_path, {"tokenizer.json": "é", "other.json": "not kept yet"})
+    message = (
+        r"tokenizer.json \(SHA-256 4a99557e4033...\) is not what the data now gives \(3f79bb7b435b...\).*--restart"
+    )
+    with pytest.raises(UserError, match=message):
+        check_files(tmp_path, {"tokenizer.json": "e"})
+    with pytest.raises(UserError, match="the text has changed since this run began"):
+        keep_files(tmp_path, {"tokenizer.json": "e"}, replace=False)
+    assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == "é"
+    keep_files(tmp_path, {"tokenizer.json": "e"}, replace=True)
+    check_files(tmp_path, {"tokenizer.json": "e"})

@@ -1,0 +1,1 @@
+"""Text: files of every kind, tokenizers, corpora for language models, reviews to classify."""

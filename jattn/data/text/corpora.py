@@ -1,0 +1,106 @@
+"""Corpora in files: tokenised once, kept on disk, memory-mapped."""
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jattn.data.cache import Writer
+from jattn.data.corpus import Corpus
+from jattn.data.text.files import batches
+from jattn.data.text.tokenised import Tokenised, smallest_type
+from jattn.data.text.tokenizers import Tokenizer
+from jattn.errors import UserError
+from jattn.task import Task
+
+
+@dataclass(frozen=True)
+class TextCorpus(Tokenised, Corpus):
+    """Text in files, divided into splits by a subclass, as tokens."""
+
+    sources: ClassVar[tuple[str, ...]] = ("folder", "huggingface")
+    not_cached: ClassVar[tuple[str, ...]] = ("sequence_length",)
+    default_tokenizer: ClassVar[str] = "bytes"
+
+    source: str = "folder"
+    path: str = ""
+    tokenizer: str = ""  # see jattn.data.text.recipes; "" = default_tokenizer
+
+    def __post_init__(self):
+        for split in self.splits:
+            if len(self.tokens(split)) == 0:
+                raise UserError(f"split {split!r} of {self.label} has no text ({self.place}): it needs some")
+        super().__post_init__()
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """What the corpus is called in the log and in messages."""
+
+    @abc.abstractmethod
+    def pieces(self, split: str) -> Iterator[bytes]:
+        """The text of a split."""
+
+    def verify(self) -> None:
+        """Raises UserError if files are not what they should be; called before they are read for the first time."""
+
+    def read_by(self, piece: bytes, tokenizer: Tokenizer) -> bytes:
+        """What the tokenizer gets to read for a piece of the text."""
+        return piece
+
+    def tokens(self, split: str) -> np.ndarray:
+        """All tokens of a split, of the smallest unsigned type that holds them."""
+        self.check_split(split)
+        return self.entry.arrays[split]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the tokenizer knows."""
+        return self.fitted.vocab_size
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of all splits together."""
+        return sum(len(self.tokens(split)) for split in self.splits) / sum(self.entry.facts["bytes"].values())
+
+    def task_of(self, split: str) -> Task:
+        """With the tokens per byte of this split."""
+        bytes_read = self.entry.facts["bytes"][split]
+        return dataclasses.replace(self.task, tokens_per_byte=len(self.tokens(split)) / bytes_read)
+
+    def description(self) -> str:
+        """One line for the log."""
+        sizes = ", ".join(f"{len(self.tokens(split)):,} {split}" for split in self.splits)
+        name = self.tokenizer or self.default_tokenizer
+        return f"{self.label}, {name} ({sizes}; {self.vocab_size:,} tokens) in windows of {self.sequence_length}"
+
+    def make(self, writer: Writer) -> dict[str, Any]:
+        """Learns the tokenizer and writes the tokens of each split."""
+        self.verify()
+        everything = lambda: itertools.chain.from_iterable(batches(self.pieces(split)) for split in self.splits)  # noqa: E731
+        tokenizer = self.recipe.fit(lambda: batches(self.pieces("train")), everything)
+        counts = {}
+        for split in self.splits:
+            count = _Count(self.pieces(split))
+            encoded = (
+                tokenizer.encode_batch([self.read_by(piece, tokenizer) for piece in batch]) for batch in batches(count)
+            )
+            writer.write(split, encoded, smallest_type(tokenizer.vocab_size))
+            counts[split] = count.bytes
+        return {"tokenizer": tokenizer.to_json(), "bytes": counts}
+
+
+class _Count:
+    """Passes pieces on and counts their bytes."""
+
+    def __init__(self, pieces: Iterable[bytes]):
+        self._pieces, self.bytes = pieces, 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.bytes += len(piece)
+            yield piece

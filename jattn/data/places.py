@@ -17,8 +17,8 @@ def data_folder(name: str, path: str = "") -> Path:
 def missing(name: str, folder: Path, looked_for: Iterable[str], url: str) -> UserError:
     """The error for a data set whose files are not where they should be."""
     return UserError(
-        f"data set {name} is not in {folder} (looked for {', '.join(looked_for)}): get it with "
-        f"`python -m jattn data get {name}` or from {url}, or say with data.path where it is"
+        f"data set {name} is not in {folder} (looked for {', '.join(looked_for)}): get it from {url}, or say with "
+        "data.path where it is"
     )
 
 

@@ -52,7 +52,7 @@ def read(path: str, name: str, part: str, image: str, label: str) -> Rows:
     if part not in info.splits:
         raise UserError(f"{folder} has no part {part!r}, it has {', '.join(info.splits)}")
     if missing := [feature for feature in (image, label) if feature not in info.features]:
-        raise UserError(f"{folder} has no feature {missing[0]!r}, it has {', '.join(info.features)}")
+        raise UserError(f"{folder} has no feature {missing[0]!r}, it has {', '.join(sorted(info.features))}")
     if missing := [file for file in info.splits[part].filepaths if not Path(file).is_file()]:
         raise UserError(f"{missing[0]} is missing: copy it, or prepare {name} again by {prepare}")
     rows = Rows(builder.as_data_source(part, decoders={image: tfds.decode.SkipDecoding()}), str(folder), image, label)

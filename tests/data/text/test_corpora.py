@@ -207,11 +207,11 @@ class TestWikiText:
     def test_mistakes(self, tmp_path):
         with pytest.raises(
             UserError,
-            match=r"wikitext2 is not in .* \(looked for wiki.train.raw, .*wikitext-2-raw-v1.zip\): get it with ",
+            match=r"wikitext2 is not in .* \(looked for wiki.train.raw, .*wikitext-2-raw-v1.zip\): get it from https://",
         ):
             wikitext(tmp_path)
         made.wikitext(tmp_path)
-        with pytest.raises(UserError, match=r"looked for wiki.train.tokens.*`python -m jattn data get wikitext2`"):
+        with pytest.raises(UserError, match=r"looked for wiki.train.tokens.*get it from https://"):
             wikitext(tmp_path, raw=False)
         (tmp_path / "wiki.test.raw").unlink()
         with pytest.raises(UserError, match=r"has wiki.train.raw, wiki.valid.raw but not wiki.test.raw"):

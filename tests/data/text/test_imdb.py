@@ -133,7 +133,7 @@ def test_mistakes(places, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             imdb(places["csv"], **options)
-    with pytest.raises(UserError, match=r"imdb is not in .*looked for train/pos, .*python -m jattn data get imdb"):
+    with pytest.raises(UserError, match=r"imdb is not in .*looked for train/pos, .*get it from https://"):
         imdb(tmp_path / "nowhere")
     path = places["file"]
     whole = path.read_text()

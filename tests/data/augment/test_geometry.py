@@ -114,15 +114,6 @@ def test_random_rotation_is_within_its_limit():
     assert abs(angles.mean()) < 3
 
 
-@pytest.mark.parametrize("augmentation", [RandomCrop(2), Flip(), RandomResizedCrop(), Rotation(45)])
-def test_the_batch_does_not_matter(augmentation):
-    images, order = jnp.asarray(pictures()), np.array([5, 2])
-    augment = jax.jit(augmentation, static_argnums=3)
-    whole = np.asarray(augment(images, IDS, KEY, 8))
-    np.testing.assert_allclose(augment(images[order], IDS[order], KEY, 8), whole[order], atol=1e-3)
-    assert (augment(images, IDS, jax.random.key(4), 8) != whole).any()
-
-
 @pytest.mark.parametrize(
     ("cls", "options"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from jattn.data.augment import Pipeline, normalized, parse
 from jattn.data.augment.colour import ColorJitter, GaussianNoise
-from jattn.data.augment.geometry import Flip, RandomCrop, RandomResizedCrop
+from jattn.data.augment.geometry import Flip, RandomCrop, RandomResizedCrop, Rotation
 from jattn.data.augment.mixing import CutMix, Mixup
 from jattn.data.cifar import CIFAR10
 from jattn.errors import UserError
@@ -20,6 +20,19 @@ def test_a_list_of_names_with_options():
     assert parse("random_crop, cutmix") == Pipeline((RandomCrop(),), CutMix())
     assert parse("flip") == Pipeline((Flip(),), None)
     assert parse("") == Pipeline((), None)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [RandomCrop(2), Flip(), RandomResizedCrop(), Rotation(45), ColorJitter(0.4, 0.4, 0.4, 0.1), GaussianNoise()],
+)
+def test_the_batch_does_not_matter(augmentation):
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 9, 7, 3), np.uint8))
+    ids, order = jnp.array([4, 0, 900, 17, 2, 1], jnp.int32), np.array([5, 2])
+    augment = jax.jit(augmentation, static_argnums=3)
+    whole = np.asarray(augment(images, ids, jax.random.key(7), 8))
+    np.testing.assert_allclose(augment(images[order], ids[order], jax.random.key(7), 8), whole[order], atol=1e-3)
+    assert (augment(images, ids, jax.random.key(4), 8) != whole).any()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(jattn.__file__).parent
 ORDER = [
     {"__init__"},
     {"errors", "types", "process"},
-    {"literals"},
+    {"literals", "config_arguments"},
     {"core"},
     {"attention"},
     {"testing"},

@@ -1,5 +1,6 @@
 """Running the project's command lines in processes of their own, as a user does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,14 +12,17 @@ QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
-"""XLA's flags of all tests but those of command lines: programs are compiled in a quarter of the time."""
+"""XLA's flags of all tests but some of command lines: programs are compiled in a quarter of the time."""
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """Variables of a process on the CPU that keeps its compiled programs in `cache`, XLA's flags being the user's."""
-    flags = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()
-    common = {"JAX_PLATFORMS": "cpu", "JATTN_CACHE": str(cache), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags}
-    return os.environ | common
+    """Variables of a process on the CPU that keeps its compiled programs in `cache`."""
+    return os.environ | {"JAX_PLATFORMS": "cpu", "JATTN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+
+
+def as_users_compile() -> dict[str, str]:
+    """The variable that gives a process XLA's flags without those of the tests."""
+    return {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()}
 
 
 def start(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.Popen:
@@ -31,6 +35,21 @@ def start(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def run_all(cache: Path, lines: list[list[str]], **variables: str) -> list[subprocess.CompletedProcess]:
+    """Outcomes of several command lines, run one after another by one process."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.one_after_another"],
+        cwd=ROOT,
+        env=environment(cache) | variables,
+        input=json.dumps(lines),
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(process.stdout)
+    return [subprocess.CompletedProcess(line, **outcome) for line, outcome in zip(lines, found, strict=True)]
 
 
 def run(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.CompletedProcess:

@@ -2,7 +2,7 @@
 
 Most of the time of most tests is XLA's, which compiles programs that then run for a millisecond. Without LLVM's
 optimizations, and by an older emitter of fused loops, it gives the same numbers to rounding in a quarter of the time.
-Real command lines, which tests start as processes of their own, run as users run them (`tests/commands.py`).
+One run that is killed and resumed is compiled as users' runs are (`tests/training/test_resume.py`).
 """
 
 import gc

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ TRAIN_ERRORS = {
     "best metric": ([DIGITS, "--config.checkpoint.best_metric=valid/los"], ["did you mean 'valid/loss'"]),
 }  # fmt: skip
 
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+TWO_DEVICES = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {commands.QUICK_TO_COMPILE}"}
 
 
 def one_sentence(process):
@@ -129,15 +128,14 @@ def snapshot(folder):
 
 @pytest.fixture(scope="module")
 def processes(base, cache, prepared):
-    """All commands, some at a time; before and after, what lies in the folders: (results, before, after)."""
+    """All commands; before and after, what lies in the folders: (results, before, after)."""
     work = {name: ["train.py", *flags, f"--workdir={base / 'new'}"] for name, (flags, _) in TRAIN_ERRORS.items()}
     work |= prepared
     before = snapshot(base)
-    with ThreadPoolExecutor(3) as pool, (base / "in_use" / ".lock").open("a") as lock:
+    with (base / "in_use" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = pool.map(lambda argv: commands.run(cache, *argv, **TWO_DEVICES), work.values())
-        results = dict(zip(work, found, strict=True))
-    return results, before, snapshot(base)
+        found = commands.run_all(cache, list(work.values()), **TWO_DEVICES)
+    return dict(zip(work, found, strict=True)), before, snapshot(base)
 
 
 @pytest.mark.parametrize("name", TRAIN_ERRORS)

@@ -173,7 +173,7 @@ def forms_seen():
     return []
 
 
-@pytest.mark.parametrize(("run", "form", "name"), CHECKS, ids="-".join)
+@pytest.mark.parametrize(("run", "form", "name"), CHECKS, ids=["-".join(check) for check in CHECKS])
 def test_contract(run, form, name, forms_seen):
     if forms_seen and forms_seen[-1] != (run, form):
         jax.clear_caches()  # thousands of programs do not fit into one process

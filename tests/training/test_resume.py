@@ -35,9 +35,14 @@ def command(name, workdir):
     ]
 
 
+def variables(name):
+    """One case is compiled as users' runs are, the others quickly."""
+    return commands.as_users_compile() if name == "plain" else {}
+
+
 def interrupted(cache, name, workdir, number, lines):
     """Runs until a random one of `lines` lines after the first step, then sends the signal: code, output, errors."""
-    process = commands.start(cache, *command(name, workdir))
+    process = commands.start(cache, *command(name, workdir), **variables(name))
     left = random.randint(1, lines)
     output = []
     for line in process.stdout:
@@ -55,11 +60,11 @@ class Story:
 
     def __init__(self, cache, name, folder):
         self.straight, self.run, self.at_stop = folder / "straight", folder / "run", folder / "at_stop"
-        self.first = commands.run(cache, *command(name, self.straight))
+        self.first = commands.run(cache, *command(name, self.straight), **variables(name))
         self.killed = interrupted(cache, name, self.run, signal.SIGKILL, 14)
         self.terminated = interrupted(cache, name, self.run, signal.SIGTERM, 8)
         shutil.copytree(self.run, self.at_stop)
-        self.last = commands.run(cache, *command(name, self.run))
+        self.last = commands.run(cache, *command(name, self.run), **variables(name))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +133,7 @@ def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(stories, cache):
     content = bytearray(broken.read_bytes())
     content[len(content) // 2] ^= 1
     broken.write_bytes(content)
-    last = commands.run(cache, *command("plain", story.at_stop))
+    last = commands.run(cache, *command("plain", story.at_stop), **variables("plain"))
     assert last.returncode == 0, last.stderr
     assert f"warning: checkpoint {newest.name} is damaged: {broken}" in last.stdout
     assert f"continuing at step {before.name}:" in last.stdout

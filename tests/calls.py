@@ -1,4 +1,4 @@
-"""Modules called as whole programs. Called as they stand, each of their operations is compiled by itself: much slower."""
+"""Modules called as whole programs: called as they stand, each of their operations is compiled by itself."""
 
 import functools
 

@@ -19,7 +19,12 @@ OUTPUT_ATOL, OUTPUT_RTOL = 2e-5, 1e-4
 GRADIENT_ATOL, GRADIENT_NOISES = 1e-4, 20
 """Limit of gradients: the larger of an absolute one and so many times the released code's own rounding noise."""
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 """Options of the compiler: cases are small, and nearly all of their time is compilation."""
 
 LOSSES: dict[str, Callable[[Array, Mapping[str, Array]], Array]] = {

@@ -36,12 +36,16 @@ class ModelConfig:
     tie_embeddings: bool = False  # language model: output weights = embedding table
     pooling: str = "mean"  # classifiers: mean (over valid tokens) | class_token
     head_hidden_dim: int | None = None  # classifiers: one ReLU layer of this size before the output; None = none
+    class_token_std: float = 0.0  # of the class token at first, with pooling=class_token
     padding_token: int | None = 0  # text classifier: the token that is neither attended nor pooled; None = all are
     patch_size: int = 4  # vision transformer: pixels
     max_length: int | None = None  # longest sequence the positions can hold; None = what the data needs
     dropout_rate: float = 0.0  # on embeddings and on the output of each sub-layer
+    embedding_dropout_rate: float | None = None  # on embeddings with their positions; None = dropout_rate
     attention_dropout_rate: float = 0.0  # on attention weights
+    mlp_dropout_rate: float = 0.0  # on the hidden features of the mlp
     remat: str = "none"  # none | block (recompute all) | attention (recompute all but attention's output)
+    initialization: str = "jattn"  # jattn | pytorch | gpt2 | keras | pay_better_attention | natural_attention
     dtype: str = "float32"  # of activations: float32 | bfloat16; parameters stay float32
     implementation: str | None = None  # of attention: dense, blockwise ...; None = chosen and printed
     attention: AttentionConfig = field(default_factory=AttentionConfig)
@@ -84,6 +88,8 @@ class OptimConfig:
     final_fraction: float = 0.0  # cosine and linear: learning rate at the end, as a share of the peak
     step_size: int = 1000  # step: optimizer steps between two decays
     step_gamma: float = 0.1  # step: factor of each decay
+    step_limit: int | None = None  # step: so many decays and no more; None = as many as the run is long
+    schedule_scope: str = "all"  # a decay_scope: parameters that follow the schedule; others keep the learning rate
     plateau_factor: float = 0.5  # plateau: factor when the training loss stops falling
     plateau_patience: int = 5  # plateau: windows without improvement before the factor is applied
     plateau_window: int = 100  # plateau: steps over which the loss is averaged
@@ -93,7 +99,7 @@ class OptimConfig:
     momentum: float = 0.9  # sgd and muon
     nesterov: bool = False  # sgd and muon
     weight_decay: float = 0.0
-    decay_scope: str = "kernels"  # kernels (arrays of two axes and more that are no embedding) | all
+    decay_scope: str = "kernels"  # all | kernels (matrices: no bias, scale, embedding) | linear (no convolution either)
     decay_coupling: str = "decoupled"  # decoupled (as AdamW) | l2 (added to the gradient)
     clip_norm: float | None = None  # global norm of the gradient; None = no clipping
     attention_informed: str = "off"  # off | gradient | update | paper: scale by energies, docs/attention_informed.md
@@ -117,6 +123,7 @@ class ParallelConfig:
 class ValidationConfig:
     """Evaluation on held-out data while training."""
 
+    split: str = "valid"  # valid | test: as sources that chose their best checkpoint on it; columns are valid/... too
     every: int | None = None  # steps; None = once an epoch
     batches: int | None = None  # None = the whole split
 

@@ -6,7 +6,6 @@ import pytest
 
 from jattn.errors import UserError
 from jattn.evaluation import evaluate
-from jattn.training import setup
 from jattn.training.metrics import read_csv
 from tests import runs
 
@@ -25,7 +24,7 @@ def test_smoke_trains_and_evaluates(name, tmp_path_factory):
 
 @pytest.mark.parametrize("name", runs.CONFIGS)
 def test_full_config_lowers_for_cuda_and_tpu(name):
-    steps = setup.build(runs.get_config(name)).parallel
+    steps = runs.full_experiment(name).parallel
     for platform in ("cuda", "tpu"):
         text = steps.lower_train_step(platform).as_text()
         assert "stablehlo.dot_general" in text

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jattn.config import ModelConfig
+from jattn.errors import UserError
 from jattn.models.checks import check_pooling
 from jattn.models.layers import TokenEmbedding, dense, output_layer
 from jattn.models.transformer import Transformer
@@ -51,9 +52,14 @@ class Classifier(Transformer, kw_only=True):
     num_outputs: int
     pooling: str = ModelConfig.pooling
     head_hidden_dim: int | None = ModelConfig.head_hidden_dim
+    class_token_std: float | int = ModelConfig.class_token_std
 
     def __post_init__(self):
         check_pooling(self.pooling)
+        if self.class_token_std < 0:
+            raise UserError(f"class_token_std is {self.class_token_std}: it must be at least 0")
+        if self.class_token_std and self.pooling != "class_token":
+            raise UserError(f"class_token_std={self.class_token_std} does nothing with pooling={self.pooling!r}")
         super().__post_init__()
 
     @nn.nowrap
@@ -61,9 +67,16 @@ class Classifier(Transformer, kw_only=True):
         self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B N"]:
         """Embeddings to logits. To be called inside a model's compact method."""
-        x, mask = self.features(x, mask, deterministic, class_token=self.pooling == "class_token")
+        x, mask = self.features(x, mask, deterministic, class_token=self._class_token())
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "name": "head"}
         return ClassifierHead(self.num_outputs, self.pooling, self.head_hidden_dim, **options)(x, mask)
+
+    @nn.nowrap
+    def _class_token(self) -> nn.initializers.Initializer | None:
+        """How the class token begins, if there is one: at zero, as in ViT, unless asked otherwise."""
+        if self.pooling != "class_token":
+            return None
+        return nn.initializers.normal(self.class_token_std) if self.class_token_std else nn.initializers.zeros
 
 
 class TextClassifier(Classifier, kw_only=True):

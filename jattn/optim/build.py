@@ -96,8 +96,12 @@ OPTIMIZERS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
 }
 """Name -> the preconditioner: what turns a gradient into a direction."""
 
-DECAY_SCOPES: dict[str, Callable[[PyTree], PyTree] | None] = {"kernels": parameters.kernels, "all": None}
-"""Name -> mask of the parameters that decay."""
+DECAY_SCOPES: dict[str, Callable[[PyTree], PyTree] | None] = {
+    "kernels": parameters.kernels,
+    "linear": parameters.linear,
+    "all": None,
+}
+"""Name -> mask of the parameters that decay, or that follow the schedule; None = all."""
 
 DECAY_COUPLINGS = ("decoupled", "l2")
 
@@ -124,7 +128,7 @@ def build(config: OptimConfig, total_steps: int) -> Optimizer:
         "precondition": OPTIMIZERS[config.name](config),
         "scale_update": None if before else informed,
         "decay": decay if config.decay_coupling == "decoupled" else None,
-        "learning_rate": optax.scale_by_learning_rate(rate),
+        "learning_rate": _by_learning_rate(rate, config),
         "plateau": _plateau(config) if config.schedule == "plateau" else None,
     }
     tx = optax.named_chain(*[(name, stage) for name, stage in stages.items() if stage is not None])
@@ -134,6 +138,20 @@ def build(config: OptimConfig, total_steps: int) -> Optimizer:
         reads_energies=informed is not None,
         reads_attention_gradients=config.attention_informed == "paper",
     )
+
+
+def _by_learning_rate(rate: optax.Schedule, config: OptimConfig) -> optax.GradientTransformation:
+    """Updates times minus the learning rate: the scheduled one for the parameters of `schedule_scope`."""
+    scope = DECAY_SCOPES[config.schedule_scope]
+    if scope is None:
+        return optax.scale_by_learning_rate(rate)
+
+    def update(updates, state, params):
+        rates = jax.tree.map(lambda yes: rate(state.count) if yes else config.learning_rate, scope(params))
+        scaled = jax.tree.map(lambda u, r: -jnp.asarray(r, u.dtype) * u, updates, rates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
 def _attention_informed(config: OptimConfig) -> optax.GradientTransformationExtraArgs | None:
@@ -171,8 +189,9 @@ def _plateau(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
 def _check(config: OptimConfig) -> None:
     if config.name not in OPTIMIZERS:
         raise unknown("optimizer", config.name, OPTIMIZERS)
-    if config.decay_scope not in DECAY_SCOPES:
-        raise unknown("decay scope", config.decay_scope, DECAY_SCOPES)
+    for option in ("decay_scope", "schedule_scope"):
+        if getattr(config, option) not in DECAY_SCOPES:
+            raise unknown(option.replace("_", " "), getattr(config, option), DECAY_SCOPES)
     if config.decay_coupling not in DECAY_COUPLINGS:
         raise unknown("decay coupling", config.decay_coupling, DECAY_COUPLINGS)
     if config.attention_informed not in ATTENTION_INFORMED:
@@ -199,6 +218,7 @@ _RANGES: dict[str, _Range] = {
     "final_fraction": ("between 0 and 1", lambda x: 0 <= x <= 1),
     "step_size": _AT_LEAST_ONE,
     "step_gamma": _POSITIVE,
+    "step_limit": _AT_LEAST_ONE,
     "plateau_factor": ("above 0 and below 1", lambda x: 0 < x < 1),
     "plateau_patience": _AT_LEAST_ONE,
     "plateau_window": _AT_LEAST_ONE,

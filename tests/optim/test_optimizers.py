@@ -160,6 +160,16 @@ def test_plateau_halves_after_patience_windows_without_improvement():
     np.testing.assert_allclose(-np.diff(bias), [0.1] * 7 + [0.05] * 4, rtol=1e-5)
 
 
+def test_parameters_out_of_the_schedule_s_scope_keep_the_learning_rate():
+    options = config(name="sgd", momentum=0.0, schedule="step", step_size=1, step_gamma=0.5, schedule_scope="linear")
+    ones = jax.tree.map(np.ones_like, PARAMS)
+    trail, state = run(options, gradients=[ones] * 3)
+    for name, expected in ("kernel", [0.1, 0.05, 0.025]), ("bias", [0.1] * 3):
+        values = np.stack([PARAMS["dense"][name], *(p["dense"][name] for p in trail)])
+        np.testing.assert_allclose(-np.diff(values, axis=0).reshape(3, -1)[:, 0], expected, rtol=1e-5)
+    assert float(build(options, 100).learning_rate(state)) == pytest.approx(0.025)
+
+
 def test_learning_rate_is_that_of_the_last_update():
     options = config(name="sgd", schedule="linear", warmup_steps=4, learning_rate=0.8)
     optimizer = build(options, 8)
@@ -210,6 +220,8 @@ def test_every_optimizer_descends_and_compiles_once(name):
     [
         ({"name": "adamv"}, "unknown optimizer 'adamv': did you mean"),
         ({"decay_scope": "kernel"}, "unknown decay scope 'kernel': did you mean 'kernels'"),
+        ({"schedule_scope": "kernel"}, "unknown schedule scope 'kernel': did you mean 'kernels'"),
+        ({"step_limit": 0}, "optim.step_limit=0 is out of range: it must be at least 1"),
         ({"decay_coupling": "l1"}, "unknown decay coupling 'l1'"),
         ({"name": "adamw", "decay_coupling": "l2"}, "use optim.name=adam"),
         ({"learning_rate": -0.1}, "optim.learning_rate=-0.1 is out of range: it must be finite and not neg"),

@@ -64,12 +64,16 @@ class Pipeline:
         return images
 
     def mix(
-        self, images: Float[Array, "B h w c"], ids: Int[Array, " B"], key: Key[Array, ""]
+        self,
+        images: Float[Array, "B h w c"],
+        others: Float[Array, "B h w c"],
+        ids: Int[Array, " B"],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, "B h w c"], Float[Array, " B"] | None]:
-        """The pictures mixed and the share of each one's own; without a mixture as they are, and None."""
+        """Pictures mixed with the others, and the share of each one's own; without a mixture as they are, and None."""
         if self.mixture is None:
             return images, None
-        return self.mixture(images, ids, jax.random.fold_in(key, len(self.changes)))
+        return self.mixture(images, others, ids, jax.random.fold_in(key, len(self.changes)))
 
 
 def parse(text: str) -> Pipeline:

@@ -35,6 +35,7 @@ class Block(nn.Module):
     activation: str = "gelu"
     norm_position: str = "pre"
     norm_epsilon: float | int = 1e-6
+    norm_bias: bool = True
     use_bias: bool = True
     causal: bool = False
     dropout_rate: float | int = 0.0
@@ -54,7 +55,7 @@ class Block(nn.Module):
         """mask: of tokens or of pairs, see `jattn.attention.base`; None = all are real."""
         attention = self.attention_module(name="attention")
         mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, self.mlp_dropout_rate, name="mlp")
-        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, use_bias=self.norm_bias, dtype=self.dtype)
         norm_attention, norm_mlp = norm(name="norm_attention"), norm(name="norm_mlp")
         dropout = functools.partial(Dropout(self.dropout_rate), deterministic=deterministic)
 

@@ -26,8 +26,9 @@ def check_options(model: Any) -> None:
     ):
         if getattr(model, name) not in known:
             raise unknown(name, getattr(model, name), known)
-    for name in ("dropout_rate", "attention_dropout_rate", "embedding_dropout_rate", "mlp_dropout_rate"):
-        rate = getattr(model, name)
+    for part in ("", "embedding_", "attention_", "mlp_", "head_"):
+        name = f"{part}dropout_rate"
+        rate = getattr(model, name, None)  # models that do not classify have no head
         if rate is not None and not 0 <= rate < 1:
             raise UserError(f"{name} is {rate}: choose a share from 0 to below 1")
     _check_dtype(model.dtype)

@@ -110,10 +110,13 @@ def output_layer(features: int, *, use_bias: bool, dtype: DTypeLike, name: str =
     )
 
 
-def layer_norm(*, epsilon: float | int, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm over features with scale and bias; statistics in float32 whatever `dtype` is."""
+def layer_norm(
+    *, epsilon: float | int, dtype: DTypeLike, use_bias: bool = True, name: str | None = None
+) -> nn.LayerNorm:
+    """Layer norm over features with scale and perhaps bias; statistics in float32 whatever `dtype` is."""
     return nn.LayerNorm(
         epsilon=epsilon,
+        use_bias=use_bias,
         dtype=dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels when the mean is large
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),

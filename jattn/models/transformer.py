@@ -38,6 +38,7 @@ class Transformer(nn.Module, kw_only=True):
     activation: str = ModelConfig.activation
     norm_position: str = ModelConfig.norm_position
     norm_epsilon: float | int = ModelConfig.norm_epsilon
+    norm_bias: bool = ModelConfig.norm_bias
     final_norm: bool | None = ModelConfig.final_norm
     embedding_norm: bool = ModelConfig.embedding_norm
     use_bias: bool = ModelConfig.use_bias
@@ -89,6 +90,7 @@ class Transformer(nn.Module, kw_only=True):
             "activation": self.activation,
             "norm_position": self.norm_position,
             "norm_epsilon": self.norm_epsilon,
+            "norm_bias": self.norm_bias,
             "use_bias": self.use_bias,
             "causal": self.causal,
             "dropout_rate": self.dropout_rate,
@@ -113,7 +115,7 @@ class Transformer(nn.Module, kw_only=True):
 
         To be called inside a model's compact method, so that the layers belong to the model.
         """
-        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, use_bias=self.norm_bias, dtype=self.dtype)
         if self.embedding_norm:
             x = norm(name="norm_embedding")(x)
         if class_token is not None:

@@ -44,6 +44,15 @@ def linear(params: PyTree) -> PyTree:
     return jax.tree.map_with_path(is_linear, params)
 
 
+def kernels_and_embeddings(params: PyTree) -> PyTree:
+    """True at kernels and at tables of tokens and positions, False elsewhere: what nanoGPT lets decay."""
+
+    def is_either(path: tuple, parameter: jax.Array) -> bool:
+        return is_kernel(path, parameter) or path_name(path).endswith("/embedding")
+
+    return jax.tree.map_with_path(is_either, params)
+
+
 def matrix_axes(path: tuple, kernel: jax.Array) -> MuonDimensionNumbers:
     """Which axes of a kernel are the rows (inputs) and which the columns (outputs) of its matrix.
 

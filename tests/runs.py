@@ -17,6 +17,7 @@ from jattn.data import Dataset
 from jattn.data.pictures import Pictures
 from jattn.training import setup, train
 from tests.data import files
+from tests.data.text import made
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -40,8 +41,25 @@ def pictures(folder: Path) -> None:
     files.write_classes(folder, {"left": 30, "middle": 25, "right": 25})
 
 
-FILES: dict[str, Callable[[Path], None]] = {"convnn_vit": pictures, "neural_cifar": pictures}
+def text(folder: Path) -> None:
+    """A page of text."""
+    folder.mkdir(parents=True)
+    (folder / "page.txt").write_text(made.TEXT, encoding="utf-8")
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "convnn_vit": pictures,
+    "neural_cifar": pictures,
+    "neural_wikitext103": made.wikitext,
+    "natural_wikitext2": made.wikitext,
+    "reduced_imdb": lambda folder: made.imdb_csv(folder, 200),
+    "adaptive_enwik8": text,
+    "adaptive_span_enwik8": text,
+}
 """Config -> what writes the files that its smoke version reads."""
+
+TEXTS = [name for name in FILES if FILES[name] is not pictures]
+"""Configs whose data, at full size, are texts: how many tokens there are is not known without them."""
 
 
 class Unread(Dataset):

@@ -29,19 +29,26 @@ class ModelConfig:
     norm_position: str = "pre"  # pre (x + f(norm x)) | post (norm(x + f x))
     norm_epsilon: float = 1e-6
     final_norm: bool | None = None  # norm before the output layer; None = with pre-norm only
+    norm_bias: bool = True  # norms add a learned bias
     embedding_norm: bool = False  # norm of the embeddings before positions are added
     use_bias: bool = True  # biases in projections and mlp
     positions: str = "learned"  # learned | learned_every_layer | sinusoidal | sinusoidal_neural | rotary | none
     embedding_scale: float = 1.0  # multiplies token or patch embeddings before positions are added
     tie_embeddings: bool = False  # language model: output weights = embedding table
+    causal: bool = True  # language model: False = tokens see those they are to predict, as a released code let them
     pooling: str = "mean"  # classifiers: mean (over valid tokens) | class_token
     head_hidden_dim: int | None = None  # classifiers: one ReLU layer of this size before the output; None = none
+    class_token_std: float = 0.0  # of the class token at first, with pooling=class_token
     padding_token: int | None = 0  # text classifier: the token that is neither attended nor pooled; None = all are
     patch_size: int = 4  # vision transformer: pixels
     max_length: int | None = None  # longest sequence the positions can hold; None = what the data needs
     dropout_rate: float = 0.0  # on embeddings and on the output of each sub-layer
+    embedding_dropout_rate: float | None = None  # on embeddings with their positions; None = dropout_rate
+    head_dropout_rate: float = 0.0  # classifiers: on the pooled features and on the head's hidden ones
     attention_dropout_rate: float = 0.0  # on attention weights
+    mlp_dropout_rate: float = 0.0  # on the hidden features of the mlp
     remat: str = "none"  # none | block (recompute all) | attention (recompute all but attention's output)
+    initialization: str = "jattn"  # jattn | pytorch | gpt2 | keras | pay_better_attention | natural_attention
     dtype: str = "float32"  # of activations: float32 | bfloat16; parameters stay float32
     implementation: str | None = None  # of attention: dense, blockwise ...; None = chosen and printed
     attention: AttentionConfig = field(default_factory=AttentionConfig)
@@ -77,13 +84,15 @@ class LossConfig:
 class OptimConfig:
     """An optax chain: clip, scale the gradient, L2, precondition, scale the update, decoupled decay, learning rate."""
 
-    name: str = "adamw"  # adam | adamw | sgd | lion | muon
+    name: str = "adamw"  # adam | adamw | adagrad | sgd | lion | muon
     learning_rate: float = 1e-3  # peak
     schedule: str = "cosine"  # constant | cosine | linear | step | plateau, after the warmup
     warmup_steps: int = 0  # linear, from 0
     final_fraction: float = 0.0  # cosine and linear: learning rate at the end, as a share of the peak
     step_size: int = 1000  # step: optimizer steps between two decays
     step_gamma: float = 0.1  # step: factor of each decay
+    step_limit: int | None = None  # step: so many decays and no more; None = as many as the run is long
+    schedule_scope: str = "all"  # a decay_scope: parameters that follow the schedule; others keep the learning rate
     plateau_factor: float = 0.5  # plateau: factor when the training loss stops falling
     plateau_patience: int = 5  # plateau: windows without improvement before the factor is applied
     plateau_window: int = 100  # plateau: steps over which the loss is averaged
@@ -93,9 +102,10 @@ class OptimConfig:
     momentum: float = 0.9  # sgd and muon
     nesterov: bool = False  # sgd and muon
     weight_decay: float = 0.0
-    decay_scope: str = "kernels"  # kernels (arrays of two axes and more that are no embedding) | all
+    decay_scope: str = "kernels"  # all | kernels_and_embeddings | kernels (matrices) | linear (without convolutions)
     decay_coupling: str = "decoupled"  # decoupled (as AdamW) | l2 (added to the gradient)
     clip_norm: float | None = None  # global norm of the gradient; None = no clipping
+    clip_each: float | None = None  # norm of each parameter's gradient; None = no clipping
     attention_informed: str = "off"  # off | gradient | update | paper: scale by energies, docs/attention_informed.md
     energy_scale: float = 0.1  # attention_informed=gradient and update: factor 1 + tanh(energy_scale energy)
     energy_mix: float = 0.5  # attention_informed=update: share of the update that is not scaled
@@ -117,6 +127,7 @@ class ParallelConfig:
 class ValidationConfig:
     """Evaluation on held-out data while training."""
 
+    split: str = "valid"  # valid | test: as sources that chose their best checkpoint on it; columns are valid/... too
     every: int | None = None  # steps; None = once an epoch
     batches: int | None = None  # None = the whole split
 

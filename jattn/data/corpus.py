@@ -20,11 +20,13 @@ class Corpus(Dataset):
     """
 
     sequence_length: int = 256  # tokens of a window
+    ahead: int = 1  # which of the tokens after the one just read is to be predicted: 1 = the next
 
     def __post_init__(self):
         check_range(self, "sequence_length", 1)
+        check_range(self, "ahead", 1)
         for split in self.splits:
-            predicted = len(self.tokens(split)) - 1
+            predicted = len(self.tokens(split)) - self.ahead
             if self.sequence_length > predicted:
                 raise UserError(
                     f"sequence_length={self.sequence_length} is longer than split {split!r} of "
@@ -56,27 +58,29 @@ class Corpus(Dataset):
         )
 
     def size(self, split: str) -> int:
-        """Number of windows that it takes to predict every token of a split but the first."""
-        return -(-(len(self.tokens(split)) - 1) // self.sequence_length)
+        """Number of windows that it takes to predict every token of a split but the first (`ahead`)."""
+        return -(-(len(self.tokens(split)) - self.ahead) // self.sequence_length)
 
     def examples(self, split: str, index: np.ndarray, epoch: np.ndarray) -> Batch:
         """Windows of tokens, the tokens that follow, and weight 0 behind the last token of the epoch."""
-        return windows(self.tokens(split), index, epoch_shift(epoch, self.sequence_length), self.sequence_length)
+        shift = epoch_shift(epoch, self.sequence_length)
+        return windows(self.tokens(split), index, shift, self.sequence_length, self.ahead)
 
 
-def windows(tokens: np.ndarray, index: np.ndarray, shift: np.ndarray, length: int) -> Batch:
+def windows(tokens: np.ndarray, index: np.ndarray, shift: np.ndarray, length: int, ahead: int = 1) -> Batch:
     """Windows `index` (B,) of a row of N tokens that is closed to a circle and entered at `shift` (B,).
 
-    Window i begins at token i * length + shift. For one shift, the windows 0 .. ceil((N - 1) / length) - 1 read
-    N - 1 tokens and predict the one after each of them once; the places left over in the last one have weight 0.
+    Window i begins at token i * length + shift. For one shift, the windows 0 .. ceil((N - ahead) / length) - 1 read
+    N - ahead tokens and predict the one that is `ahead` of each of them once; the places left over in the last one
+    have weight 0.
     Returns int32 inputs and targets and float32 weight, all (B, length).
     """
     place = index[:, None] * length + np.arange(length)[None]
     start = place + shift[:, None]
     return {
         "inputs": tokens.take(start, mode="wrap").astype(np.int32),
-        "targets": tokens.take(start + 1, mode="wrap").astype(np.int32),
-        "weight": (place < len(tokens) - 1).astype(np.float32),
+        "targets": tokens.take(start + ahead, mode="wrap").astype(np.int32),
+        "weight": (place < len(tokens) - ahead).astype(np.float32),
     }
 
 

@@ -70,11 +70,11 @@ class Dataset(abc.ABC):
         return inputs
 
     def mix(
-        self, inputs: Shaped[Array, "B ..."], ids: Int[Array, " B"], key: Key[Array, ""]
+        self, inputs: Shaped[Array, "B ..."], others: Shaped[Array, "B ..."], ids: Int[Array, " B"], key: Key[Array, ""]
     ) -> tuple[Shaped[Array, "B ..."], Float[Array, " B"] | None]:
         """Training examples, prepared, mixed with others of their batch, and the share that each keeps of itself.
 
-        The rest is the next example's, and of the last one the first's. None: nothing is mixed.
+        Which one is mixed with which the step decides (`jattn.data.augment.partner`). None: nothing is mixed.
         """
         return inputs, None
 

@@ -73,10 +73,14 @@ class Pictures(Dataset):
         return normalized(resized(inputs, size), self.mean, self.std)
 
     def mix(
-        self, inputs: Float[Array, "B h w 3"], ids: Int[Array, " B"], key: Key[Array, ""]
+        self,
+        inputs: Float[Array, "B h w 3"],
+        others: Float[Array, "B h w 3"],
+        ids: Int[Array, " B"],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, "B h w 3"], Float[Array, " B"] | None]:
         """Pictures mixed, if `augmentation` ends with a mixture, and the share that each keeps of itself."""
-        return parse(self.augmentation).mix(inputs, ids, key)
+        return parse(self.augmentation).mix(inputs, others, ids, key)
 
     def __getstate__(self) -> dict[str, Any]:
         """The options alone: what was read from files is read again where it is needed."""

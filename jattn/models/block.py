@@ -25,7 +25,8 @@ REMAT = {
 class Block(nn.Module):
     """Pre-norm: x + f(norm x), twice. Post-norm: norm(x + f x), twice. f is attention, then the mlp.
 
-    Dropout acts on the output of each f. The mechanism's module is called `attention`.
+    Dropout acts on the output of each f, and where it is asked for on the mlp's hidden features. The mechanism's module
+    is called `attention`.
     """
 
     mechanism: Mechanism
@@ -34,10 +35,12 @@ class Block(nn.Module):
     activation: str = "gelu"
     norm_position: str = "pre"
     norm_epsilon: float | int = 1e-6
+    norm_bias: bool = True
     use_bias: bool = True
     causal: bool = False
     dropout_rate: float | int = 0.0
     attention_dropout_rate: float | int = 0.0
+    mlp_dropout_rate: float | int = 0.0
     dtype: DTypeLike = jnp.float32
     implementation: str | None = None
     decode: bool = False
@@ -51,8 +54,8 @@ class Block(nn.Module):
     ) -> Float[Array, "B T C"]:
         """mask: of tokens or of pairs, see `jattn.attention.base`; None = all are real."""
         attention = self.attention_module(name="attention")
-        mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, name="mlp")
-        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        mlp = Mlp(self.mlp_dim, self.activation, self.use_bias, self.dtype, self.mlp_dropout_rate, name="mlp")
+        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, use_bias=self.norm_bias, dtype=self.dtype)
         norm_attention, norm_mlp = norm(name="norm_attention"), norm(name="norm_mlp")
         dropout = functools.partial(Dropout(self.dropout_rate), deterministic=deterministic)
 
@@ -60,7 +63,7 @@ class Block(nn.Module):
             return dropout(attention(x, mask, deterministic=deterministic))
 
         def transform(x: Array) -> Array:
-            return dropout(mlp(x))
+            return dropout(mlp(x, deterministic))
 
         # Gradients of the residual stream are sums over all later blocks: not to be summed again in each.
         if self.norm_position == "pre":

@@ -61,7 +61,7 @@ def build(config: ModelConfig, task: Task, *, num_outputs: int | None = None, de
 def _check_of_use(config: ModelConfig, fields: list[str]) -> None:
     """An option that was changed does something: UserError if the model does not have it."""
     for option in dataclasses.fields(ModelConfig):
-        if option.name in ("name", "attention", "layers", "pattern", *fields):
+        if option.name in ("name", "attention", "layers", "pattern", "initialization", *fields):
             continue
         value = getattr(config, option.name)
         if value != option.default:

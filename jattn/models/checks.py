@@ -26,9 +26,11 @@ def check_options(model: Any) -> None:
     ):
         if getattr(model, name) not in known:
             raise unknown(name, getattr(model, name), known)
-    for name in ("dropout_rate", "attention_dropout_rate"):
-        if not 0 <= getattr(model, name) < 1:
-            raise UserError(f"{name} is {getattr(model, name)}: choose a share from 0 to below 1")
+    for part in ("", "embedding_", "attention_", "mlp_", "head_"):
+        name = f"{part}dropout_rate"
+        rate = getattr(model, name, None)  # models that do not classify have no head
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"{name} is {rate}: choose a share from 0 to below 1")
     _check_dtype(model.dtype)
     _check_layers(model)
 

@@ -1,5 +1,6 @@
 """One class for a whole sequence: the head that classifiers share, and the text classifier."""
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jattn.config import ModelConfig
+from jattn.errors import UserError
 from jattn.models.checks import check_pooling
+from jattn.models.dropout import Dropout
 from jattn.models.layers import TokenEmbedding, dense, output_layer
 from jattn.models.transformer import Transformer
 from jattn.types import Array, Bool, DTypeLike, Float, Int
@@ -27,22 +30,27 @@ def pool(x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, pooling: str
 
 
 class ClassifierHead(nn.Module):
-    """Features of a sequence to float32 logits: pool, optionally one ReLU layer, output layer."""
+    """Features of a sequence to float32 logits: pool, optionally one ReLU layer, output layer; dropout before both."""
 
     num_outputs: int
     pooling: str = ModelConfig.pooling
     hidden_dim: int | None = ModelConfig.head_hidden_dim
+    dropout_rate: float | int = ModelConfig.head_dropout_rate
     use_bias: bool = ModelConfig.use_bias
     dtype: DTypeLike = ModelConfig.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None = None) -> Float[Array, "B N"]:
+    def __call__(
+        self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None = None, deterministic: bool = True
+    ) -> Float[Array, "B N"]:
         """Features and which of them are valid (None = all) to logits."""
-        x = pool(x, mask, self.pooling)
+        # One vector a sequence is one token for dropout.
+        dropout = functools.partial(Dropout(self.dropout_rate), deterministic=deterministic)
+        x = dropout(pool(x, mask, self.pooling)[:, None])
         if self.hidden_dim is not None:
             options = {"use_bias": self.use_bias, "dtype": self.dtype}
-            x = jax.nn.relu(dense(self.hidden_dim, ("embed", "mlp"), name="hidden", **options)(x))
-        return output_layer(self.num_outputs, use_bias=self.use_bias, dtype=self.dtype)(x)
+            x = dropout(jax.nn.relu(dense(self.hidden_dim, ("embed", "mlp"), name="hidden", **options)(x)))
+        return output_layer(self.num_outputs, use_bias=self.use_bias, dtype=self.dtype)(x)[:, 0]
 
 
 class Classifier(Transformer, kw_only=True):
@@ -51,9 +59,15 @@ class Classifier(Transformer, kw_only=True):
     num_outputs: int
     pooling: str = ModelConfig.pooling
     head_hidden_dim: int | None = ModelConfig.head_hidden_dim
+    class_token_std: float | int = ModelConfig.class_token_std
+    head_dropout_rate: float | int = ModelConfig.head_dropout_rate
 
     def __post_init__(self):
         check_pooling(self.pooling)
+        if self.class_token_std < 0:
+            raise UserError(f"class_token_std is {self.class_token_std}: it must be at least 0")
+        if self.class_token_std and self.pooling != "class_token":
+            raise UserError(f"class_token_std={self.class_token_std} does nothing with pooling={self.pooling!r}")
         super().__post_init__()
 
     @nn.nowrap
@@ -61,9 +75,17 @@ class Classifier(Transformer, kw_only=True):
         self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B N"]:
         """Embeddings to logits. To be called inside a model's compact method."""
-        x, mask = self.features(x, mask, deterministic, class_token=self.pooling == "class_token")
+        x, mask = self.features(x, mask, deterministic, class_token=self._class_token())
         options = {"use_bias": self.use_bias, "dtype": self.dtype, "name": "head"}
-        return ClassifierHead(self.num_outputs, self.pooling, self.head_hidden_dim, **options)(x, mask)
+        head = ClassifierHead(self.num_outputs, self.pooling, self.head_hidden_dim, self.head_dropout_rate, **options)
+        return head(x, mask, deterministic)
+
+    @nn.nowrap
+    def _class_token(self) -> nn.initializers.Initializer | None:
+        """How the class token begins, if there is one: at zero, as in ViT, unless asked otherwise."""
+        if self.pooling != "class_token":
+            return None
+        return nn.initializers.normal(self.class_token_std) if self.class_token_std else nn.initializers.zeros
 
 
 class TextClassifier(Classifier, kw_only=True):

@@ -11,7 +11,7 @@ from jattn.types import Array, Float, Int
 
 
 class LanguageModel(Transformer, kw_only=True):
-    """Causal language model; logits[t] depend on tokens up to t only.
+    """Causal language model; logits[t] depend on tokens up to t only, unless `causal` is False.
 
     >>> import jax, jax.numpy as jnp
     >>> model = LanguageModel(vocab_size=11, width=8, depth=1, num_heads=2)
@@ -22,10 +22,10 @@ class LanguageModel(Transformer, kw_only=True):
     """
 
     kind: ClassVar[str] = "language"
-    causal: ClassVar[bool] = True
 
     vocab_size: int
     tie_embeddings: bool = ModelConfig.tie_embeddings
+    causal: bool = ModelConfig.causal
 
     @nn.compact
     def __call__(self, inputs: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:

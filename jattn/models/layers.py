@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jattn.core import stored
 from jattn.errors import UserError, unknown
+from jattn.models.dropout import Dropout
 from jattn.types import Array, DTypeLike, Float, Int
 
 
@@ -109,10 +110,13 @@ def output_layer(features: int, *, use_bias: bool, dtype: DTypeLike, name: str =
     )
 
 
-def layer_norm(*, epsilon: float | int, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm over features with scale and bias; statistics in float32 whatever `dtype` is."""
+def layer_norm(
+    *, epsilon: float | int, dtype: DTypeLike, use_bias: bool = True, name: str | None = None
+) -> nn.LayerNorm:
+    """Layer norm over features with scale and perhaps bias; statistics in float32 whatever `dtype` is."""
     return nn.LayerNorm(
         epsilon=epsilon,
+        use_bias=use_bias,
         dtype=dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels when the mean is large
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
@@ -122,20 +126,23 @@ def layer_norm(*, epsilon: float | int, dtype: DTypeLike, name: str | None = Non
 
 
 class Mlp(nn.Module):
-    """x -> W2 activation(W1 x + b1) + b2, on each token alone."""
+    """x -> W2 activation(W1 x + b1) + b2, on each token alone; dropout acts on the hidden features."""
 
     hidden_dim: int
     activation: str = "gelu"
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
+    dropout_rate: float | int = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B T C"]) -> Float[Array, "*B T C"]:
+    def __call__(self, x: Float[Array, "*B T C"], deterministic: bool = True) -> Float[Array, "*B T C"]:
         """The mlp of every token."""
         options = {"use_bias": self.use_bias, "dtype": self.dtype}
         hidden = dense(self.hidden_dim, ("embed", "mlp"), name="hidden", **options)(x)
         # For the derivative's sake: two products and the bias read it.
         hidden = activation(self.activation)(stored(hidden))
+        if self.dropout_rate:
+            hidden = Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         return dense(x.shape[-1], ("mlp", "embed"), name="output", **options)(hidden)
 
 

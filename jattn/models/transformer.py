@@ -38,6 +38,7 @@ class Transformer(nn.Module, kw_only=True):
     activation: str = ModelConfig.activation
     norm_position: str = ModelConfig.norm_position
     norm_epsilon: float | int = ModelConfig.norm_epsilon
+    norm_bias: bool = ModelConfig.norm_bias
     final_norm: bool | None = ModelConfig.final_norm
     embedding_norm: bool = ModelConfig.embedding_norm
     use_bias: bool = ModelConfig.use_bias
@@ -45,7 +46,9 @@ class Transformer(nn.Module, kw_only=True):
     embedding_scale: float | int = ModelConfig.embedding_scale
     max_length: int | None = ModelConfig.max_length
     dropout_rate: float | int = ModelConfig.dropout_rate
+    embedding_dropout_rate: float | int | None = ModelConfig.embedding_dropout_rate
     attention_dropout_rate: float | int = ModelConfig.attention_dropout_rate
+    mlp_dropout_rate: float | int = ModelConfig.mlp_dropout_rate
     remat: str = ModelConfig.remat
     dtype: DTypeLike = ModelConfig.dtype
     implementation: str | None = ModelConfig.implementation
@@ -87,10 +90,12 @@ class Transformer(nn.Module, kw_only=True):
             "activation": self.activation,
             "norm_position": self.norm_position,
             "norm_epsilon": self.norm_epsilon,
+            "norm_bias": self.norm_bias,
             "use_bias": self.use_bias,
             "causal": self.causal,
             "dropout_rate": self.dropout_rate,
             "attention_dropout_rate": self.attention_dropout_rate,
+            "mlp_dropout_rate": self.mlp_dropout_rate,
             "dtype": self.dtype,
             "implementation": self.implementation,
             "decode": self.decode,
@@ -103,17 +108,18 @@ class Transformer(nn.Module, kw_only=True):
         mask: Bool[Array, "B T"] | None,
         deterministic: bool,
         *,
-        class_token: bool = False,
+        class_token: nn.initializers.Initializer | None = None,
     ) -> tuple[Float[Array, "B S C"], Bool[Array, "B S"] | None]:
-        """From token or patch embeddings to what the output layer sees, and its mask; a class token adds one in front.
+        """From token or patch embeddings to what the output layer sees, and its mask; a class token, which
+        begins as its initializer says, stands in front of them.
 
         To be called inside a model's compact method, so that the layers belong to the model.
         """
-        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        norm = functools.partial(layer_norm, epsilon=self.norm_epsilon, use_bias=self.norm_bias, dtype=self.dtype)
         if self.embedding_norm:
             x = norm(name="norm_embedding")(x)
-        if class_token:
-            x, mask = self._prepend_class_token(x, mask)
+        if class_token is not None:
+            x, mask = self._prepend_class_token(x, mask, class_token)
         length = x.shape[1]
         check_length(length, self.max_length)
         positions = self._first_position(length) + jnp.arange(length)
@@ -123,7 +129,8 @@ class Transformer(nn.Module, kw_only=True):
             x = x + FIXED[self.positions](positions, self.width).astype(x.dtype)[None]
         elif self.positions in ("learned", "learned_every_layer"):
             x = self._add_learned(x, positions, "position_embedding")
-        x = Dropout(self.dropout_rate)(x, deterministic=deterministic)
+        own = self.embedding_dropout_rate
+        x = Dropout(self.dropout_rate if own is None else own)(x, deterministic=deterministic)
         # Decoding has no backward pass to recompute anything for.
         block: type[Block] = rematerialized("none" if self.decode else self.remat)
         options = self.block_options()
@@ -135,10 +142,12 @@ class Transformer(nn.Module, kw_only=True):
         return (norm(name="norm_output")(x) if has_final_norm else x), mask
 
     @nn.nowrap
-    def _prepend_class_token(self, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
-        """One learned token, zero at first as in ViT, before all others; it is real where others are padding."""
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-        token = self.param("class_token", init, (self.width,)).astype(x.dtype)
+    def _prepend_class_token(
+        self, x: Array, mask: Array | None, init: nn.initializers.Initializer
+    ) -> tuple[Array, Array | None]:
+        """One learned token before all others; it is real where others are padding."""
+        boxed = nn.with_logical_partitioning(init, ("embed",))
+        token = self.param("class_token", boxed, (self.width,)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
         if mask is not None:
             mask = jnp.concatenate([jnp.ones((x.shape[0], 1), mask.dtype), mask], axis=1)

@@ -1,7 +1,8 @@
 """The optimizer of a run: one optax chain, its stages named and in order.
 
-clip -> scale gradient -> L2 -> precondition (OPTIMIZERS) -> scale update -> decoupled decay -> learning rate
--> plateau factor. Of the two scalings by the energies of attention there is at most one (`attention_informed`).
+clip -> clip each -> scale gradient -> L2 -> precondition (OPTIMIZERS) -> scale update -> decoupled decay
+-> learning rate -> plateau factor. Of the two scalings by the energies of attention there is at most one
+(`attention_informed`).
 
 Weight decay is one option of all optimizers: `l2` adds weight_decay * p to the gradient, before the optimizer
 sees it; `decoupled` adds it to the optimizer's direction, so that p shrinks by lr * weight_decay a step
@@ -57,6 +58,11 @@ def _adam(config: OptimConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
 
 
+def _adagrad(config: OptimConfig) -> optax.GradientTransformation:
+    """Sums of squares begin at 0, so that the first update is the gradient's sign (Duchi et al. 2011)."""
+    return optax.scale_by_rss(initial_accumulator_value=0.0, eps=config.epsilon)
+
+
 def _sgd(config: OptimConfig) -> optax.GradientTransformation:
     if not config.momentum:
         return optax.identity()
@@ -90,14 +96,20 @@ def _to_muon_rms(path: tuple, update: Float[Array, "..."]) -> Float[Array, "..."
 OPTIMIZERS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adam": _adam,
     "adamw": _adam,
+    "adagrad": _adagrad,
     "sgd": _sgd,
     "lion": _lion,
     "muon": _muon,
 }
 """Name -> the preconditioner: what turns a gradient into a direction."""
 
-DECAY_SCOPES: dict[str, Callable[[PyTree], PyTree] | None] = {"kernels": parameters.kernels, "all": None}
-"""Name -> mask of the parameters that decay."""
+DECAY_SCOPES: dict[str, Callable[[PyTree], PyTree] | None] = {
+    "kernels": parameters.kernels,
+    "linear": parameters.linear,
+    "kernels_and_embeddings": parameters.kernels_and_embeddings,
+    "all": None,
+}
+"""Name -> mask of the parameters that decay, or that follow the schedule; None = all."""
 
 DECAY_COUPLINGS = ("decoupled", "l2")
 
@@ -119,12 +131,13 @@ def build(config: OptimConfig, total_steps: int) -> Optimizer:
     before = config.attention_informed == "gradient"
     stages = {
         "clip": optax.clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else None,
+        "clip_each": _clip_each(config.clip_each) if config.clip_each is not None else None,
         "scale_gradient": informed if before else None,
         "l2": decay if config.decay_coupling == "l2" else None,
         "precondition": OPTIMIZERS[config.name](config),
         "scale_update": None if before else informed,
         "decay": decay if config.decay_coupling == "decoupled" else None,
-        "learning_rate": optax.scale_by_learning_rate(rate),
+        "learning_rate": _by_learning_rate(rate, config),
         "plateau": _plateau(config) if config.schedule == "plateau" else None,
     }
     tx = optax.named_chain(*[(name, stage) for name, stage in stages.items() if stage is not None])
@@ -134,6 +147,29 @@ def build(config: OptimConfig, total_steps: int) -> Optimizer:
         reads_energies=informed is not None,
         reads_attention_gradients=config.attention_informed == "paper",
     )
+
+
+def _by_learning_rate(rate: optax.Schedule, config: OptimConfig) -> optax.GradientTransformation:
+    """Updates times minus the learning rate: the scheduled one for the parameters of `schedule_scope`."""
+    scope = DECAY_SCOPES[config.schedule_scope]
+    if scope is None:
+        return optax.scale_by_learning_rate(rate)
+
+    def update(updates, state, params):
+        rates = jax.tree.map(lambda yes: rate(state.count) if yes else config.learning_rate, scope(params))
+        scaled = jax.tree.map(lambda u, r: -jnp.asarray(r, u.dtype) * u, updates, rates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
+
+
+def _clip_each(limit: float) -> optax.GradientTransformation:
+    """Each array's gradient scaled down to at most this norm."""
+
+    def clip(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
+        return gradient * jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(gradient), jnp.finfo(jnp.float32).tiny))
+
+    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
 
 
 def _attention_informed(config: OptimConfig) -> optax.GradientTransformationExtraArgs | None:
@@ -171,8 +207,9 @@ def _plateau(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
 def _check(config: OptimConfig) -> None:
     if config.name not in OPTIMIZERS:
         raise unknown("optimizer", config.name, OPTIMIZERS)
-    if config.decay_scope not in DECAY_SCOPES:
-        raise unknown("decay scope", config.decay_scope, DECAY_SCOPES)
+    for option in ("decay_scope", "schedule_scope"):
+        if getattr(config, option) not in DECAY_SCOPES:
+            raise unknown(option.replace("_", " "), getattr(config, option), DECAY_SCOPES)
     if config.decay_coupling not in DECAY_COUPLINGS:
         raise unknown("decay coupling", config.decay_coupling, DECAY_COUPLINGS)
     if config.attention_informed not in ATTENTION_INFORMED:
@@ -199,6 +236,7 @@ _RANGES: dict[str, _Range] = {
     "final_fraction": ("between 0 and 1", lambda x: 0 <= x <= 1),
     "step_size": _AT_LEAST_ONE,
     "step_gamma": _POSITIVE,
+    "step_limit": _AT_LEAST_ONE,
     "plateau_factor": ("above 0 and below 1", lambda x: 0 < x < 1),
     "plateau_patience": _AT_LEAST_ONE,
     "plateau_window": _AT_LEAST_ONE,
@@ -208,6 +246,7 @@ _RANGES: dict[str, _Range] = {
     "momentum": _RATE,
     "weight_decay": _NOT_NEGATIVE,
     "clip_norm": _POSITIVE,
+    "clip_each": _POSITIVE,
     "energy_scale": _NOT_NEGATIVE,
     "energy_mix": ("between 0 and 1", lambda x: 0 <= x <= 1),
     "energy_gamma": _NOT_NEGATIVE,

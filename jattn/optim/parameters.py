@@ -15,6 +15,9 @@ from jattn.types import PyTree
 OUTPUT_PROJECTIONS = ("out", "conv")
 """Modules all of whose kernel's axes but the last are inputs: heads are merged (H, D, C), taps are summed (k, D, D)."""
 
+CONVOLUTIONS = ("conv", "patch_embedding")
+"""Modules, or what is in them, that convolve."""
+
 
 def path_name(path: tuple) -> str:
     """A parameter's path as `block_0/attention/query/kernel`."""
@@ -30,6 +33,24 @@ def is_kernel(path: tuple, parameter: jax.Array) -> bool:
 def kernels(params: PyTree) -> PyTree:
     """True at kernels, False elsewhere."""
     return jax.tree.map_with_path(is_kernel, params)
+
+
+def linear(params: PyTree) -> PyTree:
+    """True at the kernels of dense layers, which are no convolutions over pictures, tokens or ranks."""
+
+    def is_linear(path: tuple, parameter: jax.Array) -> bool:
+        return is_kernel(path, parameter) and not set(path_name(path).split("/")) & set(CONVOLUTIONS)
+
+    return jax.tree.map_with_path(is_linear, params)
+
+
+def kernels_and_embeddings(params: PyTree) -> PyTree:
+    """True at kernels and at tables of tokens and positions, False elsewhere: what nanoGPT lets decay."""
+
+    def is_either(path: tuple, parameter: jax.Array) -> bool:
+        return is_kernel(path, parameter) or path_name(path).endswith("/embedding")
+
+    return jax.tree.map_with_path(is_either, params)
 
 
 def matrix_axes(path: tuple, kernel: jax.Array) -> MuonDimensionNumbers:

@@ -23,7 +23,10 @@ def _linear(config: OptimConfig, steps: int) -> optax.Schedule:
 
 def _step(config: OptimConfig, steps: int) -> optax.Schedule:
     del steps
-    return optax.exponential_decay(config.learning_rate, config.step_size, config.step_gamma, staircase=True)
+    rate, gamma, limit = config.learning_rate, config.step_gamma, config.step_limit
+    if limit is None:
+        return optax.exponential_decay(rate, config.step_size, gamma, staircase=True)
+    return optax.piecewise_constant_schedule(rate, {config.step_size * (n + 1): gamma for n in range(limit)})
 
 
 SCHEDULES: dict[str, Callable[[OptimConfig, int], optax.Schedule]] = {

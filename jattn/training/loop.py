@@ -92,7 +92,8 @@ def train(
             journal.read(step, unread)
             unread, valid = None, None
             if validating:
-                sums = evaluate_split(experiment, evaluated_params(state), "valid", config.validation.batches)
+                validation = config.validation
+                sums = evaluate_split(experiment, evaluated_params(state), validation.split, validation.batches)
                 valid = {f"valid/{name}": total / count for name, (total, count) in sums.items()}
             journal.row(step, valid)
             if saving:
@@ -121,6 +122,8 @@ def _introduce(experiment: setup.Experiment, folder: Path, console: Any, start: 
     console.say(f"model: {text.splitlines()[0]}")
     for line in text.strip().split("\n\n")[-1].splitlines():
         console.say(f"attention: {line}")
+    if experiment.config.validation.split == "test":
+        console.say("validation: on the test split, so that the best checkpoint is chosen on what it is tested on")
     begin = f"continuing at step {start}" if start else "beginning"
     plan = experiment.plan
     console.say(f"{begin}: {plan.total} steps, {plan.total / plan.steps_per_epoch:.3g} epochs, in {folder}")

@@ -19,6 +19,7 @@ from jattn.config import Config
 from jattn.data.dataset import Dataset
 from jattn.errors import UserError, unknown
 from jattn.optim.build import Optimizer
+from jattn.training import initialization
 from jattn.training.placement import layout, state_shardings
 from jattn.training.state import TrainState
 from jattn.training.step import Batch, Metrics, init_key, make_eval_step, make_train_step
@@ -119,7 +120,9 @@ class Parallel(abc.ABC):
         batch = self._example_batch()
         # The forward pass is traced for its shapes only: the compiler drops it.
         inputs = self._dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
-        return self._model.init(init_key(self._config.seed), inputs)["params"]
+        key, options = init_key(self._config.seed), self._config.model
+        params = self._model.init(key, inputs)["params"]
+        return initialization.redrawn(params, options.initialization, key, options.depth)
 
     def _init_state(self) -> TrainState:
         return self._create_state(self._init_params())

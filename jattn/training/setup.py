@@ -13,9 +13,11 @@ from jattn.errors import UserError, unknown
 from jattn.models.transformer import Transformer
 from jattn.optim.build import Optimizer
 from jattn.optim.build import build as build_optimizer
-from jattn.training import losses, parallel
+from jattn.training import initialization, losses, parallel
 from jattn.training.parallel import Parallel
 from jattn.training.step import make_train_step
+
+VALIDATION_SPLITS = ("valid", "test")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     """
     if dataset is None:
         dataset = data.build(config.data)
+    initialization.check(config.model.initialization)
     model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
     plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)
@@ -82,6 +85,8 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     if optimizer.reads_energies:
         _check_energies(config, dataset, model, optimizer, steps)
     _check_checkpoints(config, names)
+    if config.validation.split not in VALIDATION_SPLITS:
+        raise unknown("validation.split", config.validation.split, VALIDATION_SPLITS)
     return Experiment(config, dataset, model, optimizer, steps, plan, names)
 
 

@@ -29,8 +29,8 @@ Metrics = dict[str, Any]
 Prepare = Callable[[Array, Array, Any], Array]
 """A data set's `prepare(inputs, ids, key | None)`: conversion and, given a key, random augmentation."""
 
-Mix = Callable[[Array, Array, Any], tuple[Array, Array | None]]
-"""A data set's `mix(inputs, ids, key)`: examples mixed with the next in the batch, and each one's own share."""
+Mix = Callable[[Array, Array, Array, Any], tuple[Array, Array | None]]
+"""A data set's `mix(inputs, others, ids, key)`: examples mixed with others, and each one's own share."""
 
 STREAMS = ("augment", "dropout", "sampling")
 """The independent uses of randomness in a step."""
@@ -79,8 +79,9 @@ def make_train_step(
       config: the seed, the loss, whether to augment, micro-batches and the average's decay; all static.
       prepare: the data set's.
       axis_name: of the surrounding pmap; None under jit.
-      mix: the data set's; None = examples are never mixed. Mixed are those of one micro-batch, and under pmap of one
-        device. Each target's loss counts with its share; the accuracy is that of an example's own target.
+      mix: the data set's; None = examples are never mixed. Each is mixed with the next one of its micro-batch, on
+        whatever device that is. Each target's loss counts with its share; the accuracy is that of an example's own
+        target.
     """
     per_example = losses.LOSSES[config.loss.name]
     micro_batches = config.optim.accumulation_steps
@@ -91,7 +92,7 @@ def make_train_step(
         key = keys["augment"] if config.data.augment else None
         inputs, own = prepare(batch["inputs"], batch["example_id"], key), None
         if mix is not None and key is not None:
-            inputs, own = mix(inputs, batch["example_id"], key)
+            inputs, own = mix(inputs, partner(inputs, axis_name), batch["example_id"], key)
         rngs = {name: keys[name] for name in ("dropout", "sampling")}
         logits, sown = model.apply(variables, inputs, deterministic=False, rngs=rngs, mutable=collections)
         logits = logits.astype(jnp.float32)
@@ -99,8 +100,8 @@ def make_train_step(
         values = per_example(logits, targets, config.loss.label_smoothing)
         sums = {"loss": losses.weighted(values, weight if own is None else own * weight)[0]}
         if own is not None:
-            others = per_example(logits, partner(targets), config.loss.label_smoothing)
-            sums["loss"] += losses.weighted(others, (1 - own) * partner(weight))[0]
+            others = per_example(logits, partner(targets, axis_name), config.loss.label_smoothing)
+            sums["loss"] += losses.weighted(others, (1 - own) * partner(weight, axis_name))[0]
         sums["accuracy"] = losses.weighted(losses.correct(logits, targets, config.loss.threshold), weight)[0]
         share = sums["loss"] / total
         if regularizers := jax.tree.leaves(sown.pop("losses", {})):

@@ -70,6 +70,18 @@ def test_windows_by_hand():
     np.testing.assert_array_equal(batch["weight"], [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
 
 
+def test_windows_that_predict_further_ahead_by_hand():
+    tokens = np.array([10, 11, 12, 13, 14, 15, 16], np.uint16)
+    batch = windows(tokens, np.array([0, 1]), np.array([0, 0]), 4, ahead=2)
+    np.testing.assert_array_equal(batch["inputs"], [[10, 11, 12, 13], [14, 15, 16, 10]])
+    np.testing.assert_array_equal(batch["targets"], [[12, 13, 14, 15], [16, 10, 11, 12]])
+    np.testing.assert_array_equal(batch["weight"], [[1, 1, 1, 1], [1, 0, 0, 0]])
+    corpus = Counting(sequence_length=4, count=10, ahead=2)
+    assert (corpus.size("train"), Counting(sequence_length=4, count=10).size("train")) == (2, 3)
+    batch = eval_batch(corpus, "train", 0, 2)
+    np.testing.assert_array_equal(batch["targets"], batch["inputs"] + 2)
+
+
 def test_windows_differ_from_epoch_to_epoch():
     shifts = epoch_shift(np.arange(256), 256)
     assert shifts[0] == 0
@@ -97,3 +109,7 @@ def test_a_window_must_fit_into_every_split():
         Counting(sequence_length=103)
     with pytest.raises(UserError, match="sequence_length=0"):
         Counting(sequence_length=0)
+    with pytest.raises(UserError, match="ahead=0"):
+        Counting(ahead=0)
+    with pytest.raises(UserError, match=r"sequence_length=102 .* 101 tokens"):
+        Counting(sequence_length=102, ahead=2)

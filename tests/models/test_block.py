@@ -72,6 +72,18 @@ def test_dropout_acts_on_the_output_of_each_branch():
         np.testing.assert_array_equal(kept - x, jnp.full_like(x, attention + transform))
 
 
+def test_dropout_acts_on_the_hidden_features_of_the_mlp():
+    x = jnp.ones((2, 31, 8))
+    module = block(mlp_dim=1, mlp_dropout_rate=0.75)
+    p = jax.tree.map(jnp.zeros_like, made(module, x))
+    p["mlp"]["hidden"]["bias"], p["mlp"]["output"]["kernel"] = jnp.full(1, 50.0), jnp.ones((1, 8))
+    y = jax.jit(lambda key: module.apply({"params": p}, x, None, False, rngs={"dropout": key}))(jax.random.key(3))
+    # The one hidden feature of a token, gelu(50) = 50, is dropped or four times as large.
+    assert set(np.unique(np.asarray(y - x))) == {0, 200}
+    assert (np.asarray(y - x) == np.asarray(y - x)[:, :, :1]).all()
+    np.testing.assert_array_equal(module.apply({"params": p}, x) - x, jnp.full_like(x, 50))
+
+
 def test_dropout_of_attention_weights_reaches_the_mechanism():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 6)), jnp.float32)
     module = block(attention_dropout_rate=0.5)

@@ -45,6 +45,19 @@ def test_the_mean_is_over_valid_tokens_in_float32():
     assert float(pool(jnp.ones((1, 300, 1), jnp.bfloat16), None, "mean")[0, 0]) == 1.0
 
 
+def test_the_head_drops_what_each_of_its_layers_reads():
+    """Of ones, pooled features become 0 or 4, so that a hidden one is 4 times how many of them stay, then 0 or that."""
+    x, features = jnp.ones((400, 3, 2)), 5
+    p = {"hidden": {"kernel": jnp.ones((2, features)), "bias": jnp.zeros(features)}}
+    p["output"] = {"kernel": jnp.eye(features), "bias": jnp.zeros(features)}
+    head = ClassifierHead(features, hidden_dim=features, dropout_rate=0.75)
+    y = np.asarray(head.apply({"params": p}, x, None, False, rngs={"dropout": jax.random.key(0)}))
+    assert set(np.unique(y)) == {0, 16, 32}
+    assert all(len(set(row[row != 0])) <= 1 for row in y)  # the pooled features of an example are dropped once
+    assert any((row == 0).any() and (row != 0).any() for row in y)  # its hidden ones each by itself
+    np.testing.assert_array_equal(head.apply({"params": p}, x, None, True), np.full((400, features), 2.0))
+
+
 def test_the_head_has_one_relu_layer_where_asked():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 3)), jnp.float32)
     rng = np.random.default_rng(2)

@@ -45,6 +45,36 @@ def test_it_works_from_a_few_sizes_alone():
     assert hash(model) == hash(dataclasses.replace(model))
 
 
+def test_without_causality_a_logit_depends_on_later_tokens():
+    model, params = made(causal=False)
+    other = TOKENS.at[0, 6].set(8)
+    changed = (logits(model, params) != logits(model, params, other)).any(-1)
+    np.testing.assert_array_equal(changed, [[True] * 7, [False] * 7])
+
+
+def test_embeddings_have_a_dropout_rate_of_their_own():
+    """Where blocks add nothing, what training changes is what is dropped of the embeddings."""
+    rngs = {"dropout": jax.random.key(0)}
+    for rate, own in ((0.5, 0.0), (0.0, 0.5)):
+        model, params = made(depth=1, dropout_rate=rate, embedding_dropout_rate=own)
+        params["block_0"] = jax.tree.map(jnp.zeros_like, params["block_0"])
+        trained = model.apply({"params": params}, TOKENS, deterministic=False, rngs=rngs)
+        assert np.allclose(trained, logits(model, params), atol=1e-5) == (own == 0)
+
+
+def test_norms_without_bias_are_norms_whose_bias_is_zero():
+    model, params = made(norm_bias=False)
+    norms = [
+        params["norm_output"],
+        *(params[f"block_{i}"][f"norm_{of}"] for i in (0, 1) for of in ("attention", "mlp")),
+    ]
+    assert all(set(norm) == {"scale"} for norm in norms)
+    without = logits(model, params)
+    for norm in norms:
+        norm["bias"] = jnp.zeros(8)
+    np.testing.assert_array_equal(without, logits(dataclasses.replace(model, norm_bias=True), params))
+
+
 @pytest.mark.parametrize("positions", ["learned_every_layer", "rotary"])
 def test_no_logit_depends_on_a_later_token(positions):
     """By gradient with respect to one-hot tokens, through the whole model."""

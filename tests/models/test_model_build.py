@@ -38,22 +38,24 @@ def test_every_model_is_built_and_runs():
 def test_every_option_reaches_the_model():
     options = {
         "width": 12, "depth": 3, "num_heads": 3, "mlp_dim": 20, "activation": "relu", "norm_position": "post",
-        "norm_epsilon": 1e-5, "final_norm": True, "embedding_norm": True, "use_bias": False,
+        "norm_epsilon": 1e-5, "norm_bias": False, "final_norm": True, "embedding_norm": True, "use_bias": False,
         "positions": "sinusoidal", "embedding_scale": 2.5, "max_length": 9, "dropout_rate": 0.1,
-        "attention_dropout_rate": 0.2, "remat": "block", "dtype": "bfloat16", "implementation": "dense",
+        "embedding_dropout_rate": 0.3, "attention_dropout_rate": 0.2, "mlp_dropout_rate": 0.5, "remat": "block",
+        "dtype": "bfloat16", "implementation": "dense",
     }  # fmt: skip
-    shared = {"tie_embeddings": True} | options
+    shared = {"tie_embeddings": True, "causal": False} | options
     model = build(config(**shared), LANGUAGE)
     assert {name: getattr(model, name) for name in shared} == shared
-    assert (model.vocab_size, model.decode, model.causal) == (11, False, True)
-    classifier = {"pooling": "class_token", "head_hidden_dim": 6, "padding_token": 3} | options
+    assert (model.vocab_size, model.decode) == (11, False)
+    head = {"pooling": "class_token", "class_token_std": 0.7, "head_hidden_dim": 6, "head_dropout_rate": 0.4}
+    classifier = head | {"padding_token": 3} | options
     model = build(config("text_classifier", **classifier), TEXT, num_outputs=1)
     assert {name: getattr(model, name) for name in classifier} == classifier
     assert (model.vocab_size, model.num_outputs, model.causal) == (11, 1, False)
-    vit = {"pooling": "class_token", "head_hidden_dim": 6, "patch_size": 2} | options
+    vit = head | {"patch_size": 2} | options
     model = build(config("vision_transformer", **vit), IMAGE)
     assert {name: getattr(model, name) for name in vit} == vit
-    given = {"name", "attention", "layers", "pattern"} | set(shared) | set(classifier) | set(vit)
+    given = {"name", "attention", "layers", "pattern", "initialization"} | set(shared) | set(classifier) | set(vit)
     assert given == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
@@ -118,6 +120,7 @@ def test_decode_is_passed_on():
         ({"dtype": "int32"}, "unknown dtype 'int32'"),
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0: choose a share from 0 to below 1"),
         ({"attention_dropout_rate": -0.1}, "attention_dropout_rate is -0.1"),
+        ({"embedding_dropout_rate": 1.5}, "embedding_dropout_rate is 1.5"),
         (
             {"implementation": "dense", "attention": AttentionConfig("conv1d")},
             "implementation 'dense' does nothing: conv1d know one way",

@@ -63,6 +63,17 @@ def test_the_class_token_stands_at_position_zero():
     np.testing.assert_allclose(forward(model, params, PICTURES), np.stack([expected] * 2), rtol=1e-4, atol=1e-5)
 
 
+def test_the_class_token_begins_as_asked():
+    for deviation in (0.0, 2.5):
+        model = VisionTransformer(**(SIZES | {"width": 128, "pooling": "class_token", "class_token_std": deviation}))
+        token = jax.jit(model.init)(jax.random.key(0), PICTURES)["params"]["class_token"].unbox()
+        assert abs(float(token.std()) - deviation) < 0.4 * deviation + 1e-9
+    with pytest.raises(UserError, match=r"class_token_std=0.5 does nothing with pooling='mean'"):
+        VisionTransformer(**(SIZES | {"class_token_std": 0.5}))
+    with pytest.raises(UserError, match="class_token_std is -1: it must be at least 0"):
+        VisionTransformer(**(SIZES | {"pooling": "class_token", "class_token_std": -1}))
+
+
 def test_patches_stand_after_the_class_token():
     model, params = made(final_norm=False)
     params = without_blocks(params)

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from jattn.optim.parameters import kernels, matrix_shape, path_name
+from jattn.optim.parameters import kernels, kernels_and_embeddings, linear, matrix_shape, path_name
 
 PARAMS = {
     "block_0": {
@@ -28,6 +28,21 @@ def test_kernels_are_known_by_their_names():
         "block_0/attention/score/hidden_kernel",
         "patch/kernel",
     }
+
+
+def test_linear_are_the_kernels_of_no_convolution():
+    params = PARAMS | {"patch_embedding": {"projection": {"kernel": jnp.zeros((4, 4, 1, 5))}}}
+    found = {path_name(path) for path, is_linear in jax.tree.leaves_with_path(linear(params)) if is_linear}
+    kept = {path_name(path) for path, is_kernel in jax.tree.leaves_with_path(kernels(params)) if is_kernel}
+    assert kept - found == {"block_0/attention/conv/kernel", "patch_embedding/projection/kernel"}
+    assert found < kept
+
+
+def test_tables_are_embeddings():
+    both = {path_name(path) for path, yes in jax.tree.leaves_with_path(kernels_and_embeddings(PARAMS)) if yes}
+    only = {path_name(path) for path, yes in jax.tree.leaves_with_path(kernels(PARAMS)) if yes}
+    assert both - only == {"position/embedding"}
+    assert only < both
 
 
 def test_matrices_have_inputs_as_rows():

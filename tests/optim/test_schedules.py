@@ -34,6 +34,12 @@ def test_step_decays_every_step_size():
     assert rates([0, 29, 30, 59, 60, 90], 100, **options) == [0.8, 0.8, 0.4, 0.4, 0.2, 0.1]
 
 
+def test_step_stops_decaying_at_its_limit():
+    options = {"schedule": "step", "step_size": 30, "step_gamma": 0.5}
+    assert rates([29, 30, 60, 1000], 100, step_limit=1, **options) == [0.8, 0.4, 0.4, 0.4]
+    assert rates([59, 60, 61, 90], 100, step_limit=2, warmup_steps=1, **options) == [0.4, 0.4, 0.2, 0.2]
+
+
 def test_warmup_rises_from_zero_and_decays_count_from_its_end():
     options = {"schedule": "linear", "warmup_steps": 20}
     assert rates([0, 5, 20, 60, 100], 100, **options) == [0.0, 0.2, 0.8, 0.4, 0.0]

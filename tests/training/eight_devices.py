@@ -22,7 +22,7 @@ from jattn.config import Config
 from jattn.optim.build import build as build_optimizer
 from jattn.optim.parameters import path_name
 from jattn.training import parallel
-from tests.training.made_up import Data, Model, batch
+from tests.training.made_up import Data, Mixed, Model, batch
 
 STEPS = 5
 
@@ -78,11 +78,11 @@ def vision_transformer(strategy, num_data, num_model, dropout_rate):
 START = []  # the initial state of the vision transformer: it takes long to compile
 
 
-def made_up(strategy, num_data, num_model, accumulation_steps):
+def made_up(strategy, num_data, num_model, accumulation_steps, dataset=None):
     cfg = config(strategy, num_data, num_model, accumulation_steps)
     traces = []
     model = Model(regularizer=0.01, on_trace=lambda: traces.append(1))
-    steps = parallel.build(cfg, model, build_optimizer(cfg.optim, STEPS), Data())
+    steps = parallel.build(cfg, model, build_optimizer(cfg.optim, STEPS), dataset or Data())
     arrays, facts = run(steps, [batch(n) for n in range(STEPS)], steps.init_state(), traces)
     program = steps.lower_train_step("cpu").compile().as_text()
     facts["moves"] = sum(program.count(f" {name}(") for name in ("all-to-all", "collective-permute", "all-gather"))
@@ -102,6 +102,8 @@ CASES = {
     "made up jit 2 in 4": lambda: made_up("jit", 2, 1, 4),
     "made up jit 2x2 in 2": lambda: made_up("jit", 2, 2, 2),
     "made up pmap 2 in 4": lambda: made_up("pmap", 2, 1, 4),
+    "mixed jit 1 in 2": lambda: made_up("jit", 1, 1, 2, Mixed()),
+    "mixed pmap 4 in 2": lambda: made_up("pmap", 4, 1, 2, Mixed()),
 }
 
 

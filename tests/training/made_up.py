@@ -94,6 +94,15 @@ class Data(Dataset):
         return x + 0.3 * noise(ids)
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixed(Data):
+    """Each example is mixed with another one."""
+
+    def mix(self, inputs, others, ids, key):
+        own = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(ids)
+        return own[:, None] * inputs + (1 - own[:, None]) * others, own
+
+
 def batch(n, size=16, data=None):
     """Batch n of the data in order."""
     index = (n * size + np.arange(size)) % 160

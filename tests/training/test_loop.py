@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jattn import data
+from jattn.errors import UserError
 from jattn.training import NonFiniteError, loop, setup, train
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.journal import Journal
@@ -123,6 +124,20 @@ def test_an_allowed_change_continues_and_is_stored(finished, tmp_path):
     assert read_csv(tmp_path / "run" / "metrics.csv")["step"] == [4, 6, 8, 12, 16]
     assert "warning: continuing with another config: steps: 12 -> 16" in (tmp_path / "run" / "log.txt").read_text()
     train(longer, tmp_path / "run")
+
+
+def test_validation_on_the_test_split_is_said(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = smoke()
+    config.steps, config.validation.split = 14, "test"
+    last = train(config, tmp_path / "run", allow_config_change=True)
+    experiment, state, _ = restored(tmp_path / "run")
+    sums = evaluate_split(experiment, evaluated_params(state), "test", batches=2)
+    assert last["valid/loss"] == sums["loss"][0] / sums["loss"][1]
+    assert "validation: on the test split" in (tmp_path / "run" / "log.txt").read_text()
+    config.validation.split = "train"
+    with pytest.raises(UserError, match=r"unknown validation.split 'train': known: test, valid"):
+        setup.build(config)
 
 
 def test_a_restart_begins_anew(finished, tmp_path):

@@ -46,6 +46,7 @@ def results(tmp_path_factory):
         ("made up jit 2 in 4", "made up jit 1"),
         ("made up jit 2x2 in 2", "made up jit 1"),
         ("made up pmap 2 in 4", "made up jit 1"),
+        ("mixed pmap 4 in 2", "mixed jit 1 in 2"),
     ],
 )
 def test_devices_and_micro_batches_change_no_number(results, case, reference):

@@ -315,9 +315,9 @@ def test_mixed_examples_have_both_targets_in_their_shares():
     own = np.linspace(0.1, 0.9, 16, dtype=np.float32)
     plain = Data()
 
-    def mix(inputs, ids, key):
+    def mix(inputs, others, ids, key):
         share = jnp.asarray(own)[:, None]
-        return share * inputs + (1 - share) * jnp.roll(inputs, -1, axis=0), jnp.asarray(own)
+        return share * inputs + (1 - share) * others, jnp.asarray(own)
 
     state, optimizer = start(Model())[0], build(cfg.optim, cfg.steps)
     step = make_train_step(Model(), optimizer, cfg, lambda x, ids, key: plain.prepare(x, ids, None), mix=mix)

@@ -11,7 +11,15 @@ import jax
 
 from jattn.data.augment.base import Augmentation
 from jattn.data.augment.colour import ColorJitter, GaussianNoise, normalized
-from jattn.data.augment.geometry import Flip, RandomCrop, RandomResizedCrop, Rotation, random_shift, resized
+from jattn.data.augment.geometry import (
+    Flip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    Rotation,
+    random_shift,
+    resized,
+)
 from jattn.data.augment.mixing import CutMix, Mixup, partner
 from jattn.data.augment.rand_augment import RandAugment
 from jattn.data.options import check_options
@@ -22,6 +30,7 @@ from jattn.types import Array, Float, Int, Key, Shaped
 __all__ = ["AUGMENTATIONS", "MIXTURES", "Pipeline", "normalized", "parse", "partner", "random_shift", "resized"]
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "resize": Resize,
     "random_crop": RandomCrop,
     "random_resized_crop": RandomResizedCrop,
     "flip": Flip,
@@ -55,12 +64,16 @@ class Pipeline:
         return images
 
     def mix(
-        self, images: Float[Array, "B h w c"], ids: Int[Array, " B"], key: Key[Array, ""]
+        self,
+        images: Float[Array, "B h w c"],
+        others: Float[Array, "B h w c"],
+        ids: Int[Array, " B"],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, "B h w c"], Float[Array, " B"] | None]:
-        """The pictures mixed and the share of each one's own; without a mixture as they are, and None."""
+        """Pictures mixed with the others, and the share of each one's own; without a mixture as they are, and None."""
         if self.mixture is None:
             return images, None
-        return self.mixture(images, ids, jax.random.fold_in(key, len(self.changes)))
+        return self.mixture(images, others, ids, jax.random.fold_in(key, len(self.changes)))
 
 
 def parse(text: str) -> Pipeline:

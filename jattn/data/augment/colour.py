@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jattn.data.augment.base import Augmentation, by_example
 from jattn.data.options import check_range
+from jattn.errors import UserError
 from jattn.types import Array, Float, Shaped
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2: how bright red, green and blue look
@@ -81,18 +82,24 @@ def hue_shifted(image: Float[Array, "h w 3"], shift: Float[Array, ""]) -> Float[
 
 @dataclass(frozen=True)
 class GaussianNoise(Augmentation):
-    """Noise of a normal distribution added to every value."""
+    """Noise of a normal distribution added to every value, as strong in all channels or in each as given.
 
-    std: float | int = 0.05  # 1 is the range from black to white
+    Noise of strength s on normalised pictures, as the ConvNN repository adds it, is s times the data set's `std`.
+    """
+
+    std: float | int | tuple[float | int, ...] = 0.05  # 1 is the range from black to white
 
     def __post_init__(self):
-        check_range(self, "std", 0)
+        values = self.std if isinstance(self.std, tuple | list) else (self.std,)
+        if len(values) not in (1, 3) or not all(isinstance(v, float | int) and v >= 0 for v in values):
+            raise UserError(f"option std={self.std} of GaussianNoise must be one number of 0 or more, or three")
 
     def __call__(self, images, ids, key, size):
         """Pictures, float32; values may leave 0 to 255."""
 
         def add(image, own):
-            return image.astype(jnp.float32) + 255 * self.std * jax.random.normal(own, image.shape)
+            std = jnp.asarray(self.std, jnp.float32).reshape(1, 1, -1)
+            return image.astype(jnp.float32) + 255 * std * jax.random.normal(own, image.shape)
 
         return by_example(add, images, ids, key)
 

@@ -25,6 +25,15 @@ def resized(images: Shaped[Array, "B h w c"], size: int) -> Shaped[Array, "B H W
     return jax.image.resize(images.astype(jnp.float32), (batch, size, size, channels), "linear")
 
 
+@dataclass(frozen=True)
+class Resize(Augmentation):
+    """The whole of a smaller picture at the model's size (see `resized`), so that what follows acts on its pixels."""
+
+    def __call__(self, images, ids, key, size):
+        """Pictures of the model's size: enlarged, or the middle of larger ones."""
+        return resized(images, size)
+
+
 def random_shift(
     images: Shaped[Array, "B h w c"], ids: Int[Array, " B"], key: Key[Array, ""], max_shift: int
 ) -> Shaped[Array, "B h w c"]:

@@ -1,6 +1,6 @@
 """Pictures mixed with another of their batch; their targets are mixed in the same shares.
 
-The other one is the next in the batch, and that of the last one is the first.
+The other one is the next in the batch, and that of the last one is the first (`partner`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,17 @@ from jattn.data.options import check_range
 from jattn.types import Array, Float, Int, Key, Shaped
 
 
-def partner(values: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-    """Of each example, the value of the one that it is mixed with."""
-    return jnp.roll(values, -1, axis=0)
+def partner(values: Shaped[Array, "B ..."], axis_name: str | None = None) -> Shaped[Array, "B ..."]:
+    """Of each example, the value of the one that it is mixed with.
+
+    Under a pmap with an axis of this name a batch lies on its devices in its order: the last example of a device is
+    mixed with the first of the next device.
+    """
+    if axis_name is None:
+        return jnp.roll(values, -1, axis=0)
+    devices = jax.lax.axis_size(axis_name)
+    first = jax.lax.ppermute(values[:1], axis_name, [(i, (i - 1) % devices) for i in range(devices)])
+    return jnp.concatenate([values[1:], first])
 
 
 def _shares(
@@ -35,13 +43,16 @@ class Mixup:
         check_range(self, "alpha", 1e-3)
 
     def __call__(
-        self, images: Shaped[Array, "B h w c"], ids: Int[Array, " B"], key: Key[Array, ""]
+        self,
+        images: Shaped[Array, "B h w c"],
+        others: Shaped[Array, "B h w c"],
+        ids: Int[Array, " B"],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, "B h w c"], Float[Array, " B"]]:
-        """The mixed pictures and the share of each one's own."""
+        """Each picture mixed with the other one, and the share of its own."""
         own, _ = _shares(ids, key, self.alpha)
-        images = images.astype(jnp.float32)
         share = own[:, None, None, None]
-        return share * images + (1 - share) * partner(images), own
+        return share * images.astype(jnp.float32) + (1 - share) * others.astype(jnp.float32), own
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,13 @@ class CutMix:
         check_range(self, "alpha", 1e-3)
 
     def __call__(
-        self, images: Shaped[Array, "B h w c"], ids: Int[Array, " B"], key: Key[Array, ""]
+        self,
+        images: Shaped[Array, "B h w c"],
+        others: Shaped[Array, "B h w c"],
+        ids: Int[Array, " B"],
+        key: Key[Array, ""],
     ) -> tuple[Shaped[Array, "B h w c"], Float[Array, " B"]]:
-        """The mixed pictures and the share of each one's own, which is 1 - the rectangle's area."""
+        """Each picture mixed with the other one, and the share of its own, which is 1 - the rectangle's area."""
         share, keys = _shares(ids, key, self.alpha)
         _, height, width, _ = images.shape
 
@@ -69,5 +84,5 @@ class CutMix:
             )
             return rows[:, None] & columns[None]
 
-        other = jax.vmap(inside)(share, keys)[..., None]
-        return jnp.where(other, partner(images), images), 1 - jnp.mean(other, axis=(1, 2, 3))
+        cut = jax.vmap(inside)(share, keys)[..., None]
+        return jnp.where(cut, others, images), 1 - jnp.mean(cut, axis=(1, 2, 3))

@@ -23,7 +23,7 @@ class TextCorpus(Tokenised, Corpus):
     """Text in files, divided into splits by a subclass, as tokens."""
 
     sources: ClassVar[tuple[str, ...]] = ("folder", "huggingface")
-    not_cached: ClassVar[tuple[str, ...]] = ("sequence_length",)
+    not_cached: ClassVar[tuple[str, ...]] = ("sequence_length", "ahead")
     default_tokenizer: ClassVar[str] = "bytes"
 
     source: str = "folder"

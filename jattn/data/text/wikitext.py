@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from jattn.data.options import check_range
 from jattn.data.places import data_folder, hub_folder, missing
 from jattn.data.text.corpora import TextCorpus
 from jattn.data.text.files import File, by_split, find, lines, opened, pieces, row_pieces
@@ -35,6 +36,12 @@ class WikiText(TextCorpus):
     raw: bool = True  # False: the version with words apart and <unk>
     bert_marks: bool = False  # newlines read as [SEP], <unk> as [UNK], no space at the ends of a line
     as_published: bool = False  # read what to_csv wrote as text, with its quotes, as the source of neural attention
+    train_lines: int | None = None  # of the training split, empty ones included, from its first; None = all
+
+    def __post_init__(self):
+        if self.train_lines is not None:
+            check_range(self, "train_lines", 1)
+        super().__post_init__()
 
     @property
     def label(self) -> str:
@@ -55,6 +62,15 @@ class WikiText(TextCorpus):
 
     def pieces(self, split: str) -> Iterator[bytes]:
         """Lines."""
+        left = self.train_lines if split == "train" else None
+        for piece in self._pieces(split):
+            if left is not None:
+                if left == 0:
+                    return
+                left -= piece.endswith(b"\n")
+            yield piece
+
+    def _pieces(self, split: str) -> Iterator[bytes]:
         for file in self._parts[split]:
             if self._is_csv(file):
                 yield from _csv_pieces(file)

@@ -69,6 +69,12 @@ def test_noise():
     np.testing.assert_array_equal(GaussianNoise(0)(jnp.asarray(grey), jnp.arange(50), KEY, 20), grey)
 
 
+def test_noise_of_each_channel():
+    grey = jnp.full((50, 20, 20, 3), 128, jnp.uint8)
+    noise = np.asarray(GaussianNoise((0.1, 0.0, 0.2))(grey, jnp.arange(50), KEY, 20)) - 128
+    np.testing.assert_allclose(noise.std((0, 1, 2)), [25.5, 0, 51], atol=0.6)
+
+
 def test_normalized():
     image = pictures()
     expected = (image / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.25, 1])
@@ -77,7 +83,12 @@ def test_normalized():
 
 @pytest.mark.parametrize(
     ("cls", "options"),
-    [(ColorJitter, {"brightness": -0.1}), (ColorJitter, {"hue": 0.6}), (GaussianNoise, {"std": -1})],
+    [
+        (ColorJitter, {"brightness": -0.1}),
+        (ColorJitter, {"hue": 0.6}),
+        (GaussianNoise, {"std": -1}),
+        (GaussianNoise, {"std": (0.1, 0.2)}),
+    ],
 )
 def test_values_out_of_range(cls, options):
     with pytest.raises(UserError, match=f"option {next(iter(options))}=.* of {cls.__name__} must be"):

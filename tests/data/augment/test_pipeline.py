@@ -73,12 +73,21 @@ def test_a_data_set_augments_then_fits_then_normalizes():
     assert dataset.task.image_shape == (40, 40, 3)
 
 
+def test_what_follows_a_resize_acts_on_the_model_s_pixels():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8))
+    ids, key = jnp.arange(3), jax.random.key(1)
+    found = parse("resize, random_crop(padding=2)").apply(images, ids, key, 12)
+    large = jax.image.resize(images.astype(jnp.float32), (3, 12, 12, 3), "linear")
+    np.testing.assert_allclose(found, RandomCrop(2)(large, ids, jax.random.fold_in(key, 1), 12), atol=1e-4)
+
+
 def test_a_data_set_mixes_what_it_prepared():
     images, ids, key = jnp.ones((3, 4, 4, 3)) * jnp.arange(3.0)[:, None, None, None], jnp.arange(3), jax.random.key(1)
-    mixed, own = CIFAR10(augmentation="flip, mixup(alpha=1)").mix(images, ids, key)
-    expected, share = Mixup(1)(images, ids, jax.random.fold_in(key, 1))
+    others = images[::-1]
+    mixed, own = CIFAR10(augmentation="flip, mixup(alpha=1)").mix(images, others, ids, key)
+    expected, share = Mixup(1)(images, others, ids, jax.random.fold_in(key, 1))
     np.testing.assert_array_equal(mixed, expected)
     np.testing.assert_array_equal(own, share)
-    same, nothing = CIFAR10(augmentation="flip").mix(images, ids, key)
+    same, nothing = CIFAR10(augmentation="flip").mix(images, others, ids, key)
     assert nothing is None
     np.testing.assert_array_equal(same, images)

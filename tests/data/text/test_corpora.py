@@ -194,6 +194,15 @@ class TestWikiText:
         found = wikitext(place, raw=False, as_published=True)
         assert text_of(found, "test").startswith('""\n" = Valkyria = \n"\n" Senjō no 0 . \n"\n')
 
+    def test_the_first_lines_of_the_training_split(self, tmp_path):
+        for place in (made.wikitext(tmp_path / "files"), made.wikitext_parquet(tmp_path / "table")):
+            found = wikitext(place, train_lines=5)
+            assert text_of(found, "train") == "".join(made.WIKI["train"][:5])
+            assert text_of(found, "valid") == "".join(made.WIKI["valid"])
+            assert text_of(wikitext(place, train_lines=1000), "train") == "".join(made.WIKI["train"])
+        with pytest.raises(UserError, match="train_lines=0"):
+            wikitext(place, train_lines=0)
+
     def test_bert_s_marks(self, tmp_path):
         bert = made.bert_vocabulary(tmp_path / "bert")
         found = wikitext(made.wikitext(tmp_path, "tokens"), tokenizer=str(bert), raw=False, bert_marks=True)

@@ -1,0 +1,87 @@
+"""The recipes of experiments on pictures, at full size: their parameters counted by hand, and what they ask for."""
+
+import math
+
+import jax
+import pytest
+
+from jattn import data, models
+from jattn.training import losses
+from tests import runs
+
+D, MLP, LAYERS = 192, 768, 12
+"""ViT-Tiny."""
+
+
+def num_params(config):
+    """Parameters of a config's model, and their shapes are all that is computed."""
+    dataset = data.build(config.data)
+    model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
+    images = jax.ShapeDtypeStruct((1, *dataset.task.image_shape), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def linear(inputs, outputs, bias=True):
+    return inputs * outputs + bias * outputs
+
+
+def vit_tiny(attention, classes=10):
+    """Patch embedding of 16 x 16 pixels and its norm, class token, 12 layers, classifier without a norm before it."""
+    layer = 2 * 2 * D + linear(D, MLP) + linear(MLP, D) + attention
+    return linear(16 * 16 * 3, D) + 2 * D + D + LAYERS * layer + linear(D, classes)
+
+
+HALF = D // 2  # of the channels, in each branch
+ATTENTION = 4 * D * D
+ARMS = {
+    "attention": ATTENTION,
+    "attention_1": ATTENTION,
+    "convnn": ATTENTION + 9 * D,
+    "convnn_random": ATTENTION + 9 * D,
+    "convnn_spatial": ATTENTION + 9 * D,
+    "branch_conv": 4 * HALF**2 + 9 * HALF + 2 * linear(HALF, HALF) + linear(9 * HALF, HALF) + linear(D, D),
+    "branch_attention": 4 * HALF**2 + 9 * HALF + 4 * HALF**2 + linear(D, D),
+    "kvt": ATTENTION,
+    "kvt_100": ATTENTION,
+    "local": 4 * D * 3 * 64,  # three heads of 64
+    "neighborhood": 3 * D * D + linear(D, D),
+    "sparse_local": ATTENTION,
+    "sparse_strided": ATTENTION,
+}
+"""Parameters of one layer's attention."""
+
+
+def test_every_arm_is_counted():
+    assert set(ARMS) == set(runs.module("convnn_vit").ARMS)
+
+
+ALIKE = {"attention_1", "convnn_spatial", "kvt_100", "sparse_strided"}
+"""Arms that differ from another one in numbers of heads, candidates or keys, which no array is made of."""
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm not in ALIKE])
+def test_convnn_vit_has_the_source_s_parameters(arm):
+    assert num_params(runs.get_config("convnn_vit", f"{arm},as_published")) == vit_tiny(ARMS[arm])
+
+
+def test_the_counts_are_those_that_the_source_logged():
+    assert vit_tiny(ATTENTION) == 5_479_306
+    assert vit_tiny(ATTENTION + 10 * D) == 5_502_346  # ConvNN, K 10, depthwise, one head
+    assert vit_tiny(ATTENTION + 9 * 64 + 64 * 64) == 5_535_370  # K 9, depthwise-separable, three heads
+    assert vit_tiny(ATTENTION + 9 * 64, classes=100) == 5_503_588  # K 9, depthwise, three heads
+
+
+@pytest.mark.parametrize(("words", "classes"), [("cifar100", 100), ("imagenet,as_published", 1000)])
+def test_other_data_change_the_classifier_alone(words, classes):
+    assert num_params(runs.get_config("convnn_vit", f"convnn,{words}")) == vit_tiny(ATTENTION + 9 * D, classes)
+
+
+@pytest.mark.parametrize("words", ["neural,as_published", "softmax,cifar100"])
+def test_neural_cifar_has_the_source_s_parameters(words):
+    width, hidden, layers, classes = 768, 1024, 12, 100 if "cifar100" in words else 10
+    layer = 4 * width * width + 2 * 2 * width + linear(width, hidden) + linear(hidden, width)
+    network = 2 * linear(96, 3) + linear(2 * 3, 3) + linear(3, 1) + linear(1, 1)  # d' = 96 // 32 of each head
+    total = linear(8 * 8 * 3, width) + width + layers * layer + 2 * width + linear(width, classes)
+    config = runs.get_config("neural_cifar", words)
+    assert num_params(config) == total + ("neural" in words) * network

@@ -20,6 +20,7 @@ ORDER = [
     {"task", "config"},
     {"config_json", "models"},
     {"optim", "data", "interop"},
+    {"generation"},
     {"training"},
     {"evaluation"},
     {"verify", "cli"},

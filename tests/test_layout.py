@@ -23,7 +23,7 @@ ORDER = [
     {"generation"},
     {"training"},
     {"evaluation"},
-    {"verify", "cli"},
+    {"verify", "cli", "generate"},
     {"bench"},
     {"__main__"},
 ]

@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 
 from jattn.data.corpus import Corpus
+from jattn.data.text.tokenizers import Bytes
 from jattn.errors import UserError, unknown
 
 FILE = "embedded/python_docs.txt.xz"
@@ -36,6 +37,11 @@ class PythonDocs(Corpus):
     def tokens_per_byte(self) -> float:
         """A token is a byte."""
         return 1.0
+
+    @property
+    def fitted(self) -> Bytes:
+        """Bytes."""
+        return Bytes()
 
     def description(self) -> str:
         """One line for the log."""

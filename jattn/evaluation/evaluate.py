@@ -1,17 +1,15 @@
 """The measures of a trained run on any split of its data."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import jattn
 from jattn import config_json
 from jattn.evaluation.measures import measures
-from jattn.training import setup
-from jattn.training.checkpoint import Checkpoints
-from jattn.training.run import check_files, explained, read_config, write_atomically
-from jattn.training.validation import evaluate_split, evaluated_params
+from jattn.training.run import explained, write_atomically
+from jattn.training.trained import open_trained
+from jattn.training.validation import evaluate_split
 
 RESULTS = "results.json"
 
@@ -36,23 +34,18 @@ def evaluate(workdir: Path | str, split: str = "test", checkpoint: str | int = "
       UserError: there is no run, no such split or checkpoint, the checkpoint does not fit its config, or the data
         have another vocabulary than they had.
     """
-    folder = Path(workdir)
-    config = read_config(folder)
-    experiment = setup.build(config)
+    trained = open_trained(workdir, checkpoint)
+    experiment = trained.experiment
     experiment.dataset.check_split(split)
-    check_files(folder, experiment.dataset.kept())
-    warn = lambda text: print(f"warning: {text}", file=sys.stderr)  # noqa: E731
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, warn=warn, read_only=True)
-    state, info = checkpoints.restore(experiment.parallel.abstract_state, checkpoint)
-    sums = evaluate_split(experiment, evaluated_params(state), split)
+    sums = evaluate_split(experiment, trained.params, split)
     return {
-        "workdir": str(folder),
+        "workdir": str(workdir),
         "split": split,
         "examples": experiment.dataset.size(split),
         "counted": round(sums["loss"][1]),
         "checkpoint": checkpoint,
-        "step": info["step"],
-        "config_hash": config_json.config_hash(config),
+        "step": trained.step,
+        "config_hash": config_json.config_hash(experiment.config),
         "jattn": jattn.__version__,
         "measures": measures(sums, experiment.dataset.task_of(split)),
     }

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from jattn import verify
+from jattn import generate, verify
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.errors import UserError
 from jattn.process import prepare_process
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = bench.add_subparsers(dest="benchmark", required=True, metavar="benchmark")
     for name, (module, text) in BENCHMARKS.items():
         _add(kinds, name, module, text)
+    _add(commands, "generate", generate, "text from a trained language model")
     _add(commands, "verify", verify, "compare jattn with recorded cases of the released codes")
     return top
 

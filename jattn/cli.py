@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from jattn import config_json
 from jattn.config import Config
 from jattn.errors import UserError, unknown
+from jattn.literals import parse_checkpoint
 from jattn.process import prepare_process
 
 USER_ERROR, NOT_FINITE, INTERRUPTED = 2, 3, 130
@@ -39,6 +40,7 @@ Evaluates a run: prints a table and writes results.json into the run's folder.
 
   python eval.py --workdir=runs/digits_vit
   python eval.py --workdir=runs/digits_vit --split=valid --checkpoint=newest
+  python eval.py --workdir=runs/python_docs_lm --window=256 --stride=64
 """
 
 
@@ -147,22 +149,29 @@ def _evaluate(argv: Sequence[str]) -> int:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("split", "test", "train, valid or test", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, newest, or a step", flag_values=values)
+    flags.DEFINE_integer("window", None, "text: tokens of a window; default as in training", flag_values=values)
+    flags.DEFINE_integer("stride", None, "text: tokens between two windows; default the window", flag_values=values)
+    flags.DEFINE_string("average", "tokens", "text: over tokens, each once, or over whole windows", flag_values=values)
+    flags.DEFINE_integer("bins", 15, "of the calibration", flag_values=values)
+    flags.DEFINE_integer("timed_batches", 20, "batches whose time is measured; 0 = none", flag_values=values)
+    flags.DEFINE_bool("pictures", True, "draw calibration and confusion matrix", flag_values=values)
     if _wants_help(argv):
         _print_help(EVAL_HELP, values)
         return 0
     _parse(values, list(argv))
     if values.workdir is None:
         raise UserError("--workdir is missing: give the folder of a run, for example --workdir=runs/digits_vit")
-    which = values.checkpoint
-    if not (which in ("best", "newest") or which.isdecimal()):
-        raise UserError(f"--checkpoint={which}: choose best, newest, or the number of a step")
+    which = parse_checkpoint(values.checkpoint)
     prepare_process()
-    from jattn.evaluation import evaluate, print_table, write_results
+    from jattn.evaluation import draw, evaluate, print_table, write_results
 
-    results = evaluate(values.workdir, values.split, int(which) if which.isdecimal() else which)
-    path = write_results(results, values.workdir)
+    options = {name: values[name].value for name in ("window", "stride", "average", "bins", "timed_batches")}
+    results = evaluate(values.workdir, values.split, which, **options)
+    written = [write_results(results, values.workdir)]
+    if values.pictures:
+        written += draw(results, values.workdir)
     print_table(results)
-    print(f"written to {path}")
+    print(f"written to {', '.join(map(str, written))}")
     return 0
 
 
@@ -309,5 +318,5 @@ def _print_help(text: str, values: flags.FlagValues) -> None:
     print("Flags:")
     for name in values:
         default = values[name].default
-        shown = f" (default {default})" if isinstance(default, str) else ""
+        shown = f" (default {default})" if isinstance(default, str | int) and not isinstance(default, bool) else ""
         print(f"  --{name:<20} {values[name].help}{shown}")

@@ -108,3 +108,19 @@ def _literal(node: ast.expr, text: str) -> Any:
 
 def _malformed(text: str, example: str) -> UserError:
     return UserError(f"cannot read {text!r}: write {example}")
+
+
+def parse_checkpoint(text: str) -> str | int:
+    """Which checkpoint of a run is meant.
+
+    >>> parse_checkpoint("newest"), parse_checkpoint("1200")
+    ('newest', 1200)
+
+    Raises:
+      UserError: it is none of "best", "newest" and the number of a step.
+    """
+    if text in ("best", "newest"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise UserError(f"--checkpoint={text}: choose best, newest, or the number of a step")

@@ -17,3 +17,4 @@ class Task:
     length: int | None = None  # language, text: tokens of the longest example
     image_shape: tuple[int, int, int] | None = None  # image: height, width, channels
     tokens_per_byte: float | None = None  # language: to turn nats per token into bits per byte; None = no bytes
+    tokens_per_character: float | None = None  # language: the same for bits per character

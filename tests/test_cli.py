@@ -162,7 +162,10 @@ def test_nothing_was_written_or_lost(processes, base):
 def test_help_shows_examples_and_our_flags_only(base):
     for script, flags in (
         ("train.py", {"config", "workdir", "restart", "allow_config_change"}),
-        ("eval.py", {"workdir", "split", "checkpoint"}),
+        (
+            "eval.py",
+            {"workdir", "split", "checkpoint", "window", "stride", "average", "bins", "timed_batches", "pictures"},
+        ),
     ):
         process = commands.run(base, script, "--help")
         assert process.returncode == 0

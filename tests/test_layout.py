@@ -20,9 +20,10 @@ ORDER = [
     {"task", "config"},
     {"config_json", "models"},
     {"optim", "data", "interop"},
+    {"generation"},
     {"training"},
     {"evaluation"},
-    {"verify", "cli"},
+    {"verify", "cli", "generate"},
     {"bench"},
     {"__main__"},
 ]

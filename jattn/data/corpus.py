@@ -48,6 +48,11 @@ class Corpus(Dataset):
         """Tokens for a byte of the original text, None if it has no bytes."""
 
     @property
+    def tokens_per_character(self) -> float | None:
+        """Tokens for a character of the original text, None if it has none."""
+        return None
+
+    @property
     def task(self) -> Task:
         """Next-token prediction."""
         return Task(
@@ -55,6 +60,7 @@ class Corpus(Dataset):
             vocab_size=self.vocab_size,
             length=self.sequence_length,
             tokens_per_byte=self.tokens_per_byte,
+            tokens_per_character=self.tokens_per_character,
         )
 
     def size(self, split: str) -> int:

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from jattn.data.streams import permutation, stream
+from jattn.data.text.tokenizers import Tokenizer
 from jattn.errors import UserError, unknown
 from jattn.task import Task
 from jattn.types import Array, Float, Int, Key, Shaped
@@ -54,6 +55,11 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def description(self) -> str:
         """One line for the log."""
+
+    @property
+    def fitted(self) -> Tokenizer | None:
+        """The tokenizer that its tokens are of, None if they are no text."""
+        return None
 
     def kept(self) -> dict[str, str]:
         """Texts by file name that a run keeps, because its weights mean nothing without them: a vocabulary."""

@@ -4,6 +4,7 @@ The text is a frozen copy of `pydoc_data.topics` of Python 3.11, with repeated p
 paragraph is in two splits; `scripts/freeze_python_docs.py` made it. Its licence (the PSF's) lies beside it.
 """
 
+import dataclasses
 import hashlib
 import lzma
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from importlib import resources
 import numpy as np
 
 from jattn.data.corpus import Corpus
+from jattn.data.text.tokenizers import Bytes, count_characters
 from jattn.errors import UserError, unknown
+from jattn.task import Task
 
 FILE = "embedded/python_docs.txt.xz"
 SHA256 = "f784d6fb39bdb407417b39889b74209e5327a12c530ac010595a0cb3719c903b"  # of the text
@@ -36,6 +39,22 @@ class PythonDocs(Corpus):
     def tokens_per_byte(self) -> float:
         """A token is a byte."""
         return 1.0
+
+    @property
+    def tokens_per_character(self) -> float:
+        """Of all splits together: nearly 1."""
+        tokens = [self.tokens(split) for split in self.splits]
+        return sum(map(len, tokens)) / sum(map(count_characters, tokens))
+
+    def task_of(self, split: str) -> Task:
+        """With the bytes per character of this split."""
+        tokens = self.tokens(split)
+        return dataclasses.replace(self.task, tokens_per_character=len(tokens) / count_characters(tokens))
+
+    @property
+    def fitted(self) -> Bytes:
+        """Bytes."""
+        return Bytes()
 
     def description(self) -> str:
         """One line for the log."""

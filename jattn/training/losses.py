@@ -110,3 +110,21 @@ def weighted(values: Float[Array, "*B"] | Bool[Array, "*B"], weight: Float[Array
     """(sum of weight * value, sum of weight). What has weight 0 may hold anything, NaN included."""
     values = jnp.where(weight != 0, values.astype(jnp.float32), 0.0)
     return jnp.sum(values * weight), jnp.sum(weight)
+
+
+def means(config: LossConfig) -> Callable[[Array, Array, Array], dict[str, Mean]]:
+    """The function (logits, targets, weight) -> pairs of loss, accuracy and, beyond 5 classes, top5_accuracy.
+
+    Padded examples and tokens have weight 0. The loss has no label smoothing, so that runs compare.
+    """
+
+    def measure(logits: Float[Array, "*B V"], targets: Int[Array, "*B"], weight: Float[Array, "*B"]) -> dict[str, Mean]:
+        values = {
+            "loss": LOSSES[config.name](logits, targets),
+            "accuracy": correct(logits, targets, config.threshold),
+        }
+        if logits.shape[-1] > TOP:
+            values["top5_accuracy"] = correct_in_top(logits, targets)
+        return {name: weighted(value, weight) for name, value in values.items()}
+
+    return measure

@@ -6,8 +6,9 @@ else has to know which strategy runs: a checkpoint of one can be restored by the
 
 import abc
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,11 +20,14 @@ from jattn.config import Config
 from jattn.data.dataset import Dataset
 from jattn.errors import UserError, unknown
 from jattn.optim.build import Optimizer
-from jattn.training import initialization
+from jattn.training import initialization, losses
 from jattn.training.placement import layout, state_shardings
 from jattn.training.state import TrainState
-from jattn.training.step import Batch, Metrics, init_key, make_eval_step, make_train_step
+from jattn.training.step import Batch, Measure, Metrics, init_key, make_eval_step, make_train_step
 from jattn.types import DATA_AXIS, MODEL_AXIS, PyTree
+
+EvalStep = Callable[[PyTree, Mapping[str, np.ndarray]], PyTree]
+"""(params, batch) -> sums over the batch."""
 
 
 class Parallel(abc.ABC):
@@ -59,7 +63,8 @@ class Parallel(abc.ABC):
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
         )
         self._init = jax.jit(self._init_state, out_shardings=shardings)
-        self._train, self._eval = self._compile(shardings)
+        self._train = self._compile_train(shardings)
+        self._eval = self.compile_eval(losses.means(config.loss))
 
     def init_state(self) -> TrainState:
         """The state before the first step: a function of the seed. Each device makes its own part of it."""
@@ -72,9 +77,18 @@ class Parallel(abc.ABC):
             return self._train(state, self.place(batch))
 
     def eval_step(self, params: PyTree, batch: Mapping[str, np.ndarray]) -> Metrics:
-        """The metrics of one batch (see `make_eval_step`)."""
-        with self._context():
-            return self._eval(params, self.place(batch))
+        """The metrics of one batch (see `losses.means`)."""
+        return self._eval(params, batch)
+
+    def compile_eval(self, measure: Measure) -> EvalStep:
+        """The function (params, batch) -> what `measure` sums over the batch, compiled when first called."""
+        step = self._compile_eval(measure)
+
+        def eval_step(params: PyTree, batch: Mapping[str, np.ndarray]) -> PyTree:
+            with self._context():
+                return step(params, self.place(batch))
+
+        return eval_step
 
     def place(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """The batch on the devices, its examples divided over them. Every process passes the whole batch."""
@@ -105,8 +119,12 @@ class Parallel(abc.ABC):
         """The batch in the shape the compiled steps take."""
 
     @abc.abstractmethod
-    def _compile(self, shardings: TrainState) -> tuple:
-        """The compiled train_step and eval_step."""
+    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """The compiled train_step."""
+
+    @abc.abstractmethod
+    def _compile_eval(self, measure: Measure) -> Callable[[PyTree, Batch], PyTree]:
+        """A compiled eval_step."""
 
     def _example_batch(self) -> Batch:
         """A batch of the right shapes and dtypes (one example, repeated)."""
@@ -149,15 +167,15 @@ class JitParallel(Parallel):
     def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return batch
 
-    def _compile(self, shardings: TrainState) -> tuple:
+    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         prepare = self._dataset.prepare
         train = make_train_step(self._model, self._optimizer, self._config, prepare, mix=self._dataset.mix)
-        evaluate = make_eval_step(self._model, self._config, prepare)
         # Unless pinned, replicated parameters may come back divided, and the second step compiles again.
-        return (
-            jax.jit(train, donate_argnums=0, out_shardings=(shardings, self._replicated)),
-            jax.jit(evaluate, out_shardings=self._replicated),
-        )
+        return jax.jit(train, donate_argnums=0, out_shardings=(shardings, self._replicated))
+
+    def _compile_eval(self, measure: Measure) -> Callable[[PyTree, Batch], PyTree]:
+        evaluate = make_eval_step(self._model, self._dataset.prepare, measure)
+        return jax.jit(evaluate, out_shardings=self._replicated)
 
 
 class PmapParallel(Parallel):
@@ -178,16 +196,18 @@ class PmapParallel(Parallel):
     def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return {name: x.reshape(self.mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
 
-    def _compile(self, shardings: TrainState) -> tuple:
+    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         prepare = self._dataset.prepare
         train = make_train_step(self._model, self._optimizer, self._config, prepare, DATA_AXIS, mix=self._dataset.mix)
-        evaluate = make_eval_step(self._model, self._config, prepare, DATA_AXIS)
-        # Axis None: the state is one ordinary array on all devices, as it is under jit.
+        return self._mapped(train, donate_argnums=0)
+
+    def _compile_eval(self, measure: Measure) -> Callable[[PyTree, Batch], PyTree]:
+        return self._mapped(make_eval_step(self._model, self._dataset.prepare, measure, DATA_AXIS))
+
+    def _mapped(self, step: Callable, **options: Any) -> Callable:
+        """Axis None: the state is one ordinary array on all devices, as it is under jit."""
         axes = {"in_axes": (None, 0), "out_axes": None, "devices": list(self.mesh.devices)}
-        return (
-            jax.pmap(train, DATA_AXIS, donate_argnums=0, **axes),
-            jax.pmap(evaluate, DATA_AXIS, **axes),
-        )
+        return jax.pmap(step, DATA_AXIS, **axes, **options)
 
 
 STRATEGIES: dict[str, type[Parallel]] = {"jit": JitParallel, "pmap": PmapParallel}

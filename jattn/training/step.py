@@ -32,6 +32,9 @@ Prepare = Callable[[Array, Array, Any], Array]
 Mix = Callable[[Array, Array, Array, Any], tuple[Array, Array | None]]
 """A data set's `mix(inputs, others, ids, key)`: examples mixed with others, and each one's own share."""
 
+Measure = Callable[[Array, Array, Array], PyTree]
+"""Sums over a batch, from logits, targets and weight: arrays that add up over batches and devices."""
+
 STREAMS = ("augment", "dropout", "sampling")
 """The independent uses of randomness in a step."""
 
@@ -176,27 +179,14 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, config: Config, prepare: Prepare, axis_name: str | None = None
-) -> Callable[[PyTree, Batch], Metrics]:
-    """The function (params, batch) -> metrics: pairs (sum, count) of loss, accuracy and top5_accuracy.
+    model: nn.Module, prepare: Prepare, measure: Measure, axis_name: str | None = None
+) -> Callable[[PyTree, Batch], PyTree]:
+    """The function (params, batch) -> what `measure` sums, over all devices. Deterministic, without augmentation."""
 
-    Deterministic and without augmentation. Padded examples and tokens have weight 0. The loss has no label
-    smoothing, so that runs compare; top5_accuracy is there when there are more than 5 classes.
-    """
-    per_example = losses.LOSSES[config.loss.name]
-
-    def eval_step(params: PyTree, batch: Batch) -> Metrics:
+    def eval_step(params: PyTree, batch: Batch) -> PyTree:
         inputs = prepare(batch["inputs"], batch["example_id"], None)
         logits = model.apply({"params": params}, inputs, deterministic=True).astype(jnp.float32)
-        targets, weight = batch["targets"], batch["weight"]
-        values = {
-            "loss": per_example(logits, targets),
-            "accuracy": losses.correct(logits, targets, config.loss.threshold),
-        }
-        if logits.shape[-1] > losses.TOP:
-            values["top5_accuracy"] = losses.correct_in_top(logits, targets)
-        metrics = {name: losses.weighted(value, weight) for name, value in values.items()}
-        return _sum_devices(metrics, axis_name)
+        return _sum_devices(measure(logits, batch["targets"], batch["weight"]), axis_name)
 
     return eval_step
 

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,10 +15,11 @@ from rich.console import Console
 import jattn
 from jattn import config_json, data
 from jattn.errors import UserError
-from jattn.evaluation import evaluate, measures, print_table, write_results
+from jattn.evaluation import draw, evaluate, print_table, write_results
 from jattn.task import Task
 from jattn.training import setup
 from jattn.training.checkpoint import Checkpoints
+from jattn.training.measures import measures
 from tests import runs
 
 
@@ -51,8 +53,23 @@ def test_a_classifier_against_one_big_batch(digits):
     order = np.argsort(-logits, axis=-1, kind="stable")
     hits = order == batch["targets"][:, None]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    found = evaluate(digits, checkpoint="newest")["measures"]
+    results = evaluate(digits, checkpoint="newest", bins=4, timed_batches=2)
+    found = results["measures"]
     assert list(found) == ["loss", "accuracy", "top5_accuracy"]
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (batch["targets"], order[:, 0]), 1)
+    assert results["classes"]["confusion"] == confusion.tolist()
+    confidence = np.asarray(jax.nn.softmax(logits, axis=-1)).max(axis=-1)
+    inside = [(confidence > n / 4) & (confidence <= (n + 1) / 4) for n in range(4)]
+    assert [b["predictions"] for b in results["calibration"]["bins"]] == [chosen.sum() for chosen in inside]
+    gaps = [abs(np.sum(hits[chosen, 0] - confidence[chosen])) for chosen in inside]
+    assert results["calibration"]["expected_calibration_error"] == pytest.approx(sum(gaps) / 359, rel=1e-4)
+    speed = results["speed"]
+    assert speed["batch_size"] == 16
+    assert speed["seconds_per_example"] * 16 == pytest.approx(speed["seconds_per_batch"])
+    assert speed["examples_per_second"] * speed["seconds_per_batch"] == pytest.approx(16)
+    assert "tokens_per_second" not in speed
+    assert "spans" not in results
     np.testing.assert_allclose(found["loss"], np.mean(loss), rtol=1e-5)
     assert found["accuracy"] == pytest.approx(hits[:, 0].mean(), rel=1e-6)
     assert found["top5_accuracy"] == pytest.approx(hits[:, :5].any(axis=1).mean(), rel=1e-6)
@@ -78,6 +95,52 @@ def test_a_language_model_counts_each_token_of_the_split_once(docs):
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
     np.testing.assert_allclose(found["perplexity"], math.exp(expected), rtol=1e-4)
     np.testing.assert_allclose(found["bits_per_byte"], expected / math.log(2), rtol=1e-5)
+    characters = len(tokens.astype(np.uint8).tobytes().decode())
+    per_character = expected / math.log(2) * len(tokens) / characters
+    np.testing.assert_allclose(found["bits_per_character"], per_character, rtol=1e-5)
+    assert "classes" not in results
+
+
+def test_overlapping_windows_against_the_model_itself(docs):
+    """Windows of 16 with stride 5: each token is predicted from the 11 before it or more, or from all there are."""
+    experiment, params = newest_params(docs, "python_docs_lm")
+    tokens = np.asarray(experiment.dataset.tokens("test"), np.int32)
+    starts = np.arange(0, len(tokens) - 16, 5)
+    place = starts[:, None] + np.arange(16)[None]
+    logits = jax.jit(experiment.model.apply)({"params": params}, jnp.asarray(tokens[place]))
+    losses = np.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(tokens[place + 1])))
+    whole = evaluate(docs, checkpoint="newest", window=16, stride=5, average="windows")
+    assert whole["counted"] == losses.size
+    assert whole["windows"] == {"length": 16, "stride": 5, "average": "windows"}
+    np.testing.assert_allclose(whole["measures"]["perplexity"], np.exp(losses.mean(axis=1).mean()), rtol=1e-5)
+    once = evaluate(docs, checkpoint="newest", window=16, stride=5)
+    assert once["counted"] == len(tokens) - 1
+    rest = once["measures"]["loss"] * once["counted"] - losses[0].sum() - losses[1:, 11:].sum(dtype=np.float64)
+    left = len(tokens) - 1 - (starts[-1] + 16)  # predicted in one more window, of which there is only a part
+    assert 0 < left < 5
+    assert 1 < rest / left < 9
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"window": 33}, "window=33 must lie between 1 and the model's context of 32 tokens"),
+        ({"window": 0}, "window=0 must lie"),
+        ({"stride": 33}, "stride=33 must lie between 1 and the window's 32 tokens"),
+        ({"window": 8, "stride": 9}, "stride=9"),
+        ({"average": "means"}, "unknown average 'means'"),
+        ({"bins": 0}, "bins=0 must be at least 1"),
+        ({"split": "tests"}, "unknown split 'tests'"),
+    ],
+)
+def test_numbers_out_of_range(docs, options, says):
+    with pytest.raises(UserError, match=says):
+        evaluate(docs, **options)
+
+
+def test_pictures_have_no_windows(digits):
+    with pytest.raises(UserError, match="those of a running text"):
+        evaluate(digits, stride=3)
 
 
 def test_results_say_what_was_evaluated(digits):
@@ -144,14 +207,39 @@ def test_measures(sums, task, expected):
         assert found.keys() == expected.keys()
 
 
-def test_the_table_shows_every_measure():
+def test_tables_and_pictures_show_what_there_is(digits, tmp_path):
     output = io.StringIO()
+    results = evaluate(digits, checkpoint="newest", timed_batches=1)
+    results["workdir"] = "runs/x"
+    print_table(results, Console(file=output, width=140))
+    text = output.getvalue()
+    assert "runs/x: test split, 359 examples, newest checkpoint (step 12)" in text
+    for shown in (
+        f"{results['measures']['loss']:.4f}",
+        f"{results['measures']['accuracy']:.2%}",
+        f"{results['calibration']['expected_calibration_error']:.2%}",
+        f"{results['speed']['seconds_per_batch']:,.4g}",
+        f"{results['classes']['recall'][3]:.1%}",
+    ):
+        assert shown in text
+    files = draw(results, tmp_path)
+    assert [path.name for path in files] == ["calibration.png", "confusion.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files)
+    del results["calibration"], results["classes"]["confusion"]
+    assert draw(results, tmp_path) == []
+
+
+def test_windows_and_spans_are_shown():
     results = {
         "workdir": "runs/x", "split": "test", "examples": 1200, "checkpoint": "best", "step": 7,
-        "measures": {"loss": 0.12345, "accuracy": 0.5},
+        "measures": {"loss": 0.12345}, "windows": {"length": 32, "stride": 8, "average": "tokens"},
+        "spans": {"block_1": {"span": [6.0, 4.0], "reach": [6.0, 4.0], "period": [None, 2.5], "keys": [4.5, 3.25],
+                              "removed": [0.0, 0.125], "saved": 0.25}},
     }  # fmt: skip
-    print_table(results, Console(file=output, width=100))
+    output = io.StringIO()
+    print_table(results, Console(file=output, width=140))
     text = output.getvalue()
-    assert "runs/x: test split, 1,200 examples, best checkpoint (step 7)" in text
-    assert "0.1235" in text
-    assert "50.00%" in text
+    assert "(step 7), windows of 32 with stride 8, mean over tokens" in text
+    rows = [line.replace("│", " ").split() for line in text.splitlines()]
+    assert ["block_1", "0", "6", "4.5", "25.0%"] in rows
+    assert ["1", "4", "3.2", "2.50", "12.5%"] in rows

@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from jattn.config import Config
+from jattn.config import Config, LossConfig
 from jattn.optim.build import Optimizer, build
+from jattn.training.losses import means
 from jattn.training.state import TrainState
 from jattn.training.step import make_eval_step, make_train_step, name_nonfinite, step_keys
 from tests.training.made_up import Data, Model, batch
@@ -274,8 +275,9 @@ def test_the_threshold_of_a_single_logit_reaches_training_and_evaluation(thresho
     state = TrainState.create(initial(1), optimizer.tx, False)
     logits = jax.jit(model.apply)({"params": state.params}, Data().prepare(data["inputs"], None, None))[:, 0]
     expected = np.average((logits > threshold) == (data["targets"] == 1), weights=data["weight"])
-    steps = make_train_step(model, optimizer, cfg, Data(2).prepare), make_eval_step(model, cfg, Data(2).prepare)
-    trained, evaluated = jax.jit(steps[0])(state, data)[1], jax.jit(steps[1])(state.params, data)
+    train_step = make_train_step(model, optimizer, cfg, Data(2).prepare)
+    eval_step = make_eval_step(model, Data(2).prepare, means(cfg.loss))
+    trained, evaluated = jax.jit(train_step)(state, data)[1], jax.jit(eval_step)(state.params, data)
     assert mean(trained["accuracy"]) == pytest.approx(expected)
     assert mean(evaluated["accuracy"]) == pytest.approx(expected)
     below = np.asarray(logits)[:, None] > np.array([-0.3, 0.0, 0.3])
@@ -283,7 +285,7 @@ def test_the_threshold_of_a_single_logit_reaches_training_and_evaluation(thresho
 
 
 def evaluate(model, params, data):
-    return jax.jit(make_eval_step(model, config(augment=True), Data(model.classes).prepare))(params, data)
+    return jax.jit(make_eval_step(model, Data(model.classes).prepare, means(LossConfig())))(params, data)
 
 
 def test_evaluation_is_deterministic_and_not_augmented():

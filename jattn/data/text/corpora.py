@@ -13,7 +13,7 @@ from jattn.data.cache import Writer
 from jattn.data.corpus import Corpus
 from jattn.data.text.files import batches
 from jattn.data.text.tokenised import Tokenised, smallest_type
-from jattn.data.text.tokenizers import Tokenizer
+from jattn.data.text.tokenizers import Tokenizer, count_characters
 from jattn.errors import UserError
 from jattn.task import Task
 
@@ -67,10 +67,19 @@ class TextCorpus(Tokenised, Corpus):
         """Of all splits together."""
         return sum(len(self.tokens(split)) for split in self.splits) / sum(self.entry.facts["bytes"].values())
 
+    @property
+    def tokens_per_character(self) -> float:
+        """Of all splits together."""
+        return sum(len(self.tokens(split)) for split in self.splits) / sum(self.entry.facts["characters"].values())
+
     def task_of(self, split: str) -> Task:
-        """With the tokens per byte of this split."""
-        bytes_read = self.entry.facts["bytes"][split]
-        return dataclasses.replace(self.task, tokens_per_byte=len(self.tokens(split)) / bytes_read)
+        """With the tokens per byte and character of this split."""
+        count, facts = len(self.tokens(split)), self.entry.facts
+        return dataclasses.replace(
+            self.task,
+            tokens_per_byte=count / facts["bytes"][split],
+            tokens_per_character=count / facts["characters"][split],
+        )
 
     def description(self) -> str:
         """One line for the log."""
@@ -83,24 +92,25 @@ class TextCorpus(Tokenised, Corpus):
         self.verify()
         everything = lambda: itertools.chain.from_iterable(batches(self.pieces(split)) for split in self.splits)  # noqa: E731
         tokenizer = self.recipe.fit(lambda: batches(self.pieces("train")), everything)
-        counts = {}
+        bytes_read, characters = {}, {}
         for split in self.splits:
             count = _Count(self.pieces(split))
             encoded = (
                 tokenizer.encode_batch([self.read_by(piece, tokenizer) for piece in batch]) for batch in batches(count)
             )
             writer.write(split, encoded, smallest_type(tokenizer.vocab_size))
-            counts[split] = count.bytes
-        return {"tokenizer": tokenizer.to_json(), "bytes": counts}
+            bytes_read[split], characters[split] = count.bytes, count.characters
+        return {"tokenizer": tokenizer.to_json(), "bytes": bytes_read, "characters": characters}
 
 
 class _Count:
-    """Passes pieces on and counts their bytes."""
+    """Passes pieces on and counts their bytes and characters."""
 
     def __init__(self, pieces: Iterable[bytes]):
-        self._pieces, self.bytes = pieces, 0
+        self._pieces, self.bytes, self.characters = pieces, 0, 0
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces:
             self.bytes += len(piece)
+            self.characters += count_characters(piece)
             yield piece

@@ -14,7 +14,7 @@ from jattn.data.text.recipes import ReadyRecipe, Recipe, parse
 from jattn.data.text.stored import from_json
 from jattn.data.text.tokenizers import Tokenizer
 
-FORMAT = 1  # of what is made from files; another number makes all of it anew
+FORMAT = 2  # of what is made from files; another number makes all of it anew
 
 
 class Tokenised(abc.ABC):

@@ -142,3 +142,12 @@ def split_words(pieces: Iterable[bytes], clean: bool) -> list[str]:
 def codes(text: str) -> np.ndarray:
     """The code points of a text, uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def count_characters(text: bytes | np.ndarray) -> int:
+    """The characters that begin in a piece of UTF-8: bytes but for those that continue one.
+
+    >>> count_characters("Über 東京".encode())
+    7
+    """
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80))

@@ -11,7 +11,8 @@ import jax
 from jattn.config import Config
 from jattn.training import train
 
-CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "finetune")
+"""Those that need no other run to begin with."""
 
 
 def get_config(name: str, arg: str = "") -> Config:

@@ -7,6 +7,7 @@ from typing import Any
 from jattn import generate, verify
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.errors import UserError
+from jattn.interop import command as import_command
 from jattn.process import prepare_process
 
 BENCHMARKS = {
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         _add(kinds, name, module, text)
     _add(commands, "generate", generate, "text from a trained language model")
     _add(commands, "verify", verify, "compare jattn with recorded cases of the released codes")
+    _add(commands, "import", import_command, "read GPT-2 or a ViT of timm, to train it further or evaluate it")
     return top
 
 

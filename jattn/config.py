@@ -156,6 +156,7 @@ class Config:
     """One run. Exactly one of `steps` and `epochs` is set."""
 
     seed: int = 0
+    init_from: str = ""  # folder of a run whose weights this one begins with (docs/init_from.md); "" = random ones
     steps: int | None = None  # optimizer steps
     epochs: float | None = None  # passes over the training split
     max_nonfinite_steps: int = 10  # stop after so many steps in a row with a non-finite loss or gradient

@@ -19,18 +19,22 @@ ORDER = [
     {"testing"},
     {"task", "config"},
     {"config_json", "models"},
-    {"optim", "data", "interop"},
+    {"optim", "data"},
     {"generation"},
     {"training"},
     {"evaluation"},
-    {"verify", "cli", "generate"},
+    {"cli", "generate"},
+    {"interop"},
+    {"verify"},
     {"bench"},
     {"__main__"},
 ]
 
 
 def part(path):
-    """The part of the package a file belongs to."""
+    """The part of the package a file belongs to; an entry point is one wherever it lies."""
+    if path.name == "__main__.py":
+        return "__main__"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -98,19 +99,31 @@ class Checkpoints:
         Raises:
           UserError: there is none, all are damaged, the format is unknown, or names or shapes do not fit.
         """
-        damaged: dict[int, str] = {}
-        for step in self._candidates(which):
-            fault = damage(self.folder / str(step))
-            if fault is None:
-                break
-            damaged[step] = fault
-        else:
-            self._nothing_found(which, damaged)
-        for bad, fault in damaged.items():
-            self._report(bad, fault, instead=step)
+        step = self._first_whole(self._candidates(which), which)
         restored = self._read(step, target)
         self._held = step
         return restored
+
+    def params(self) -> tuple[int, dict[str, np.ndarray]]:
+        """The step and the parameters, by their paths, of the best checkpoint, or of the newest if none was validated.
+
+        Their moving average where the run keeps one. Nothing else of the state is read.
+
+        Raises:
+          UserError: there is no checkpoint, all are damaged, or the format is unknown.
+        """
+        steps = self.steps()
+        step = self._first_whole(self._ranked(steps) or reversed(steps), "best")
+        self._info(step)
+        with ocp.PyTreeCheckpointer() as reader:
+            place = self.folder / str(step) / "state"
+            stored = reader.metadata(place).item_metadata.tree
+            part = "ema/" if any(name.startswith("ema/") for name in stored) else "params/"
+            wanted = {name: leaf for name, leaf in stored.items() if name.startswith(part)}
+            how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+            arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+            arrays = reader.restore(place, args=arguments)
+        return step, {name.removeprefix(part): array for name, array in arrays.items()}
 
     def wait(self) -> None:
         """Returns when the last save lies on disk; raises what went wrong in the background."""
@@ -155,6 +168,20 @@ class Checkpoints:
                 part.write_text(json.dumps(sums, indent=0))
                 part.rename(folder / CHECKSUMS)
 
+    def _first_whole(self, candidates: Iterable[int], which: str | int) -> int:
+        """The first candidate whose files are as written; the damaged ones before it are reported."""
+        damaged: dict[int, str] = {}
+        for step in candidates:
+            fault = damage(self.folder / str(step))
+            if fault is None:
+                break
+            damaged[step] = fault
+        else:
+            self._nothing_found(which, damaged)
+        for bad, fault in damaged.items():
+            self._report(bad, fault, instead=step)
+        return step
+
     def _candidates(self, which: str | int) -> Iterable[int]:
         steps = self.steps()
         if which == "newest":
@@ -169,6 +196,16 @@ class Checkpoints:
         return [int(which)]
 
     def _best_first(self, steps: list[int]) -> list[int]:
+        ranked = self._ranked(steps)
+        if steps and not ranked:
+            raise UserError(
+                f"no checkpoint in {self.folder} has been validated, so none is the best by "
+                f"{self._config.best_metric}: choose newest or one of {', '.join(map(str, steps))}"
+            )
+        return ranked
+
+    def _ranked(self, steps: list[int]) -> list[int]:
+        """Those that have been validated, the best first."""
         metric, sign = self._config.best_metric, 1 if self._config.best_mode == "min" else -1
         ranks = {}
         for step in steps:
@@ -180,11 +217,6 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError):
                 value = math.nan  # damaged, which its checksums will show
             ranks[step] = sign * value if not math.isnan(value) else math.inf
-        if steps and not ranks:
-            raise UserError(
-                f"no checkpoint in {self.folder} has been validated, so none is the best by {metric}: "
-                f"choose newest or one of {', '.join(map(str, steps))}"
-            )
         return sorted(ranks, key=lambda step: (ranks[step], step))
 
     def _nothing_found(self, which: str | int, damaged: dict[int, str]) -> None:
@@ -207,13 +239,18 @@ class Checkpoints:
             fate = f"it has been moved to {place}"
         self._warn(f"checkpoint {bad} is damaged: {fault}; {fate}, and checkpoint {instead} is used")
 
-    def _read(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
+    def _info(self, step: int) -> dict:
+        """What was saved with the state. Raises UserError if the checkpoint's format is another one."""
         info = json.loads((self.folder / str(step) / "info" / "metadata").read_text())
         if info["format_version"] != FORMAT_VERSION:
             raise UserError(
                 f"{self.folder / str(step)} has checkpoint format {info['format_version']}, this jattn reads "
                 f"{FORMAT_VERSION}: use the version of jattn that wrote it, or begin anew with --restart"
             )
+        return info
+
+    def _read(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
+        info = self._info(step)
         flat = _flatten(target)
         with ocp.PyTreeCheckpointer() as reader:
             place = self.folder / str(step) / "state"

@@ -13,6 +13,7 @@ from jattn.models import summary
 from jattn.training import setup
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.curves import plot_curves
+from jattn.training.init_from import initial_weights
 from jattn.training.interrupt import StopRequest
 from jattn.training.journal import Journal
 from jattn.training.metrics import Records
@@ -44,6 +45,7 @@ def train(
     """
     experiment = setup.build(config)
     plan, parallel, dataset = experiment.plan, experiment.parallel, experiment.dataset
+    weights = initial_weights(experiment, Path(workdir), restart=restart)
     with contextlib.ExitStack() as stack:
         run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
         folder, console, changes = stack.enter_context(run)
@@ -71,6 +73,10 @@ def train(
             return journal.last
         if state is None:
             state = parallel.init_state()
+            if weights is not None:
+                state = weights.put_into(state)
+                for line in weights.report():
+                    console.say(line)
 
         make = lambda n: data.train_batch(dataset, config.seed, n, config.data.batch_size)  # noqa: E731
         batches = stack.enter_context(

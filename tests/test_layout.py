@@ -24,6 +24,7 @@ ORDER = [
     {"evaluation"},
     {"verify", "cli"},
     {"bench"},
+    {"compare"},
     {"__main__"},
 ]
 

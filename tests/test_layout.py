@@ -27,6 +27,7 @@ ORDER = [
     {"interop"},
     {"verify"},
     {"bench"},
+    {"compare"},
     {"__main__"},
 ]
 

@@ -29,9 +29,9 @@ from jattn.compare.grid import Cell, cells, parse_axis
 from jattn.config import Config
 from jattn.data import Dataset
 from jattn.errors import UserError, unknown
-from jattn.evaluation import measures
 from jattn.optim.build import build as build_optimizer
 from jattn.training import losses
+from jattn.training.measures import measures
 from jattn.training.setup import make_plan
 
 SPEEDS = "speeds.json"

@@ -75,7 +75,7 @@ def get_config(arg: str = "") -> Config:
         config.model.dtype = "bfloat16"
     if chosen["size"] == "smoke":
         config.steps = 12
-        config.model.width, config.model.depth, config.model.num_heads = 16, 2, 2
+        config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
         config.model.attention.options = arm.options.replace(SPAN, "max_span=8, softness=4")
         config.data.name, config.data.options, config.data.batch_size = "text", "sequence_length=8", 8
         config.optim.warmup_steps = 2

@@ -9,8 +9,7 @@ python eval.py --workdir=runs/adaptive_enwik8
 
 The arms are span_periodic (the source's), span (without the triangle wave) and off (softmax attention). All of them,
 five seeds each:
-python -m jattn compare configs/adaptive_enwik8.py --axis arg=span_periodic,span,off --seeds 5 --jobs 1 \
-    --workdir=runs/adaptive_enwik8
+python -m jattn compare configs/adaptive_enwik8.py --axis arg=off,span,span_periodic --seeds 5
 
 Reported: nothing; the repository has no log and names no number. Its measure is bits per character of the test split
 in windows of 512 tokens, none of which overlap: what eval.py prints. Measured here: not run yet.
@@ -75,7 +74,7 @@ def get_config(arg: str = "") -> Config:
         config.model.dtype = "bfloat16"
     if chosen["size"] == "smoke":
         config.steps = 12
-        config.model.width, config.model.depth, config.model.num_heads = 16, 2, 2
+        config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
         config.model.attention.options = arm.options.replace(SPAN, "max_span=8, softness=4")
         config.data.name, config.data.options, config.data.batch_size = "text", "sequence_length=8", 8
         config.optim.warmup_steps = 2

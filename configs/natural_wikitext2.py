@@ -8,8 +8,7 @@ python train.py --config=configs/natural_wikitext2.py --config.data.source=huggi
 python eval.py --workdir=runs/natural_wikitext2
 
 The baseline: --config=configs/natural_wikitext2.py:standard. Both, five seeds each:
-python -m jattn compare configs/natural_wikitext2.py --axis arg=natural,standard --seeds 5 --jobs 1 \
-    --workdir=runs/natural_wikitext2
+python -m jattn compare configs/natural_wikitext2.py --axis arg=standard,natural --seeds 5
 
 Reported: after 460 steps on the first 300 lines of the training text, loss of the last batch 3.087 nats for natural
 attention and 3.953 for the standard model. That is no comparison: its natural model has no causal mask and sees the

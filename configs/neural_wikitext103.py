@@ -6,17 +6,16 @@ Source: DiGiugno & Mahmood 2025, arXiv:2502.17206; github.com/awayfromzel/neural
 hf download Salesforce/wikitext --repo-type dataset --include 'wikitext-103-v1/*'
 hf download google-bert/bert-base-cased tokenizer.json
 python train.py --config=configs/neural_wikitext103.py --config.data.source=huggingface
-python eval.py --workdir=runs/neural_wikitext103
+python eval.py --workdir=runs/neural_wikitext103 --stride=512
 
 The baseline: --config=configs/neural_wikitext103.py:standard. Both, five seeds each:
-python -m jattn compare configs/neural_wikitext103.py --axis arg=neural,standard --seeds 5 --jobs 1 \
-    --workdir=runs/neural_wikitext103
+python -m jattn compare configs/neural_wikitext103.py --axis arg=standard,neural --seeds 5
 
 Reported: the perplexity of neural attention is "over 5 %" (first version of the paper) or "over 2 %" (later ones) lower
 than that of standard attention; the repository has no absolute number and no log. Its conditions: 28,996 word pieces,
 2,000,010 windows of 1,024 tokens, one at a time; perplexity as the exponential of the mean loss of windows that overlap
-by half, so that most tokens are counted twice; and the best of the checkpoints, every 10,000 steps, on the test text.
-Measured here: not run yet.
+by half, so that most tokens are counted twice (`eval.py --stride=512 --average=windows`); and the best of the
+checkpoints, every 10,000 steps, on the test text. Measured here: not run yet.
 
 With `:as_published` (`:standard,as_published`) as released, which differs from the default in this:
 * the checkpoint is chosen on the test split; otherwise on the validation split;

@@ -11,7 +11,7 @@ All arms with five seeds:
 python -m jattn compare configs/convnn_vit.py --seeds 5 --workdir=runs/convnn_vit --axis \\
   arg=attention,convnn,convnn_random,convnn_spatial,branch_conv,branch_attention,kvt,local,neighborhood,sparse_local
 
-(with --config.data.name=cifar100 for CIFAR-100).
+(configs/convnn_vit.py:cifar100 for CIFAR-100, :as_published, :digits).
 
 Words after the colon, at most one of each line, joined by commas:
   attention (three heads), attention_1, and the others above (one head, but three of local and neighborhood)

@@ -8,7 +8,7 @@ python train.py --config=configs/neural_cifar.py:neural --config.data.path=FOLDE
 python eval.py --workdir=runs/neural_cifar-neural
 
 Both arms with five seeds: python -m jattn compare configs/neural_cifar.py --axis arg=neural,softmax --seeds 5 \\
-  --workdir=runs/neural_cifar     (with --config.data.name=cifar100 for CIFAR-100)
+  --workdir=runs/neural_cifar     (configs/neural_cifar.py:cifar100 for CIFAR-100)
 
 Words after the colon, at most one of each line, joined by commas:
   neural, softmax

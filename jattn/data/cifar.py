@@ -4,27 +4,34 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, te
 (https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jattn.data import cifar_archives, hub, prepared
+from jattn.data.cache import Writer, cached
 from jattn.data.cifar_archives import Archive, Labelled
 from jattn.data.dataset import Batch
 from jattn.data.decoding import Encoded, decode
 from jattn.data.options import check_range
 from jattn.data.pictures import Pictures, described, held_out
+from jattn.data.text.files import File, fingerprint
 from jattn.errors import UserError
 
 _CHUNK = 1000  # pictures decoded at a time
+_FORMAT = 1  # of the decoded pictures on disk; another number has them decoded anew
 
 
 @dataclass(frozen=True)
 class Cifar(Pictures):
-    """What CIFAR-10 and CIFAR-100 share. All pictures are held in memory (184 MB)."""
+    """What CIFAR-10 and CIFAR-100 share. All pictures are held in memory (184 MB).
+
+    Encoded ones, of `huggingface` and `tfds`, are decoded once and kept on disk (`jattn.data.cache`).
+    """
 
     augmentation: str = "random_crop(padding=4), flip"  # of training pictures (docs/data.md)
     valid_size: int = 5000  # pictures held out of the 50,000; 0 = none are, and valid is the test part
@@ -75,27 +82,49 @@ class Cifar(Pictures):
         """The published parts, train and test."""
         if self.source == "folder":
             return cifar_archives.read(self.archives, Path(self.path or f"data/{self.name}"))
-        parts = {}
-        for part, files in self.archives[0].parts.items():
+        made = cached(
+            self.name,
+            {"source": self.source, "path": self.path},
+            {"format": _FORMAT, "files": fingerprint(File(file) for part in self._sizes for file in self._files(part))},
+            self._make,
+        )
+        return {part: (made.arrays[f"{part}_images"], made.arrays[f"{part}_labels"]) for part in self._sizes}
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """Pictures of each published part."""
+        return {part: sum(files.values()) for part, files in self.archives[0].parts.items()}
+
+    def _files(self, part: str) -> list[Path]:
+        """What the encoded pictures of a part are read from."""
+        if self.source == "huggingface":
+            return hub.files(self.path, self.hub_name, part)
+        return prepared.files(self.path, self.name, part)
+
+    def _make(self, writer: Writer) -> dict[str, Any]:
+        """Writes all pictures and classes, decoded."""
+        for part, size in self._sizes.items():
             if self.source == "huggingface":
                 rows = hub.read(self.path, self.hub_name, part, image="img", label=self.label)
             else:
                 rows = prepared.read(self.path, self.name, part, image="image", label="label")
-            if len(rows) != sum(files.values()):
+            if len(rows) != size:
                 raise UserError(
-                    f"part {part!r} of {rows.place} has {len(rows):,} pictures where {self.name} has "
-                    f"{sum(files.values()):,}: get it again"
+                    f"part {part!r} of {rows.place} has {len(rows):,} pictures where {self.name} has {size:,}: "
+                    "get it again"
                 )
-            parts[part] = _in_memory(rows)
-        return parts
+            labels = []
+            writer.write(f"{part}_images", _decoded(rows, labels), np.uint8)
+            writer.write(f"{part}_labels", labels, np.int32)
+        return {}
 
 
-def _in_memory(rows: Encoded) -> Labelled:
-    """All rows, decoded."""
-    images, labels = np.empty((len(rows), 32, 32, 3), np.uint8), np.empty(len(rows), np.int32)
+def _decoded(rows: Encoded, labels: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """All pictures in pieces, whose classes are appended to `labels`."""
     for start in range(0, len(rows), _CHUNK):
         chunk = np.arange(start, min(start + _CHUNK, len(rows)))
-        contents, labels[chunk] = rows.fetch(chunk)
+        contents, classes = rows.fetch(chunk)
+        images = []
         for place, content in zip(chunk.tolist(), contents, strict=True):
             try:
                 image = decode(content)
@@ -103,8 +132,9 @@ def _in_memory(rows: Encoded) -> Labelled:
                 raise UserError(f"{rows.name(place)} cannot be decoded ({error}): get it again") from None
             if image.shape != (32, 32, 3):
                 raise UserError(f"{rows.name(place)} has shape {image.shape} where (32, 32, 3) belongs")
-            images[place] = image
-    return images, labels
+            images.append(image)
+        labels.append(classes)
+        yield np.stack(images)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,13 @@ class Dataset(abc.ABC):
         """
         return inputs, None
 
+    def complaints(self, *, final: bool = False) -> list[str]:
+        """What is wrong with the examples read so far and has not been said yet; a line for the log each.
+
+        final: nothing more is read, so that what was held back, not to fill the log, is said too.
+        """
+        return []
+
     def check_split(self, split: str) -> None:
         """Raise UserError if there is no such split."""
         if split not in self.splits:

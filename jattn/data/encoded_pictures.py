@@ -2,7 +2,7 @@
 
 import abc
 import os
-import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,24 +80,42 @@ class EncodedPictures(Pictures):
         except ValueError as error:
             return str(error)
 
+    def complaints(self, *, final: bool = False) -> list[str]:
+        """How many pictures of a split are damaged, when there are 1, 2, 4, 8 ... of them, and at last how many."""
+        said = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
+        if final:
+            counts = ((split, len(names)) for split, names in self._damaged.items())
+            said += [f"{self._found(split)}: left out" for split, count in counts if count.bit_count() > 1]
+        return said
+
     def _complain(self, split: str, name: str, reason: str) -> None:
-        """Counts a damaged picture; says so when there are 1, 2, 4, 8 ... of them in a split."""
-        damaged = self._damaged.setdefault(split, set())
-        known = name in damaged
-        damaged.add(name)
+        """Counts a damaged picture."""
+        damaged = self._damaged.setdefault(split, {})
+        if name in damaged:
+            return
+        damaged[name] = reason
         size = self.size(split)
-        found = f"{len(damaged)} of the {size:,} pictures of split {split!r} cannot be decoded, {name} last ({reason})"
         if len(damaged) > self.max_undecodable * size:
             raise UserError(
-                f"{found}, and max_undecodable={self.max_undecodable} allows {int(self.max_undecodable * size)}: "
-                "replace or remove them, or raise this option"
+                f"{self._found(split)}, and max_undecodable={self.max_undecodable} allows "
+                f"{int(self.max_undecodable * size)}: replace or remove them, or raise this option"
             )
-        if not known and len(damaged).bit_count() == 1:
-            warnings.warn(f"{found}: left out", stacklevel=2)
+        if len(damaged).bit_count() == 1:
+            self._unsaid.append(f"{self._found(split)}: left out")
+
+    def _found(self, split: str) -> str:
+        name, reason = next(reversed(self._damaged[split].items()))
+        counted = f"{len(self._damaged[split])} of the {self.size(split):,} pictures of split {split!r}"
+        return f"{counted} cannot be decoded, {name} last ({reason})"
 
     @cached_property
-    def _damaged(self) -> dict[str, set[str]]:
+    def _damaged(self) -> dict[str, dict[str, str]]:
+        """Names of damaged pictures by split, and what is wrong with each."""
         return {}
+
+    @cached_property
+    def _unsaid(self) -> deque[str]:
+        return deque()  # batches are made in other threads than the one that asks
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

@@ -33,6 +33,11 @@ class Rows(Encoded):
         return f"row {place} of {self.place}"
 
 
+def files(path: str, hub_name: str, part: str) -> list[Path]:
+    """The parquet files of one part, in their order. Arguments and errors are those of `read`."""
+    return _files(_folder(path, hub_name), part, _named(path, hub_name))
+
+
 def read(path: str, hub_name: str, part: str, image: str, label: str) -> Rows:
     """One part of a data set.
 
@@ -48,13 +53,13 @@ def read(path: str, hub_name: str, part: str, image: str, label: str) -> Rows:
       UserError: the folder, a file or a column is not there, or a file is damaged.
     """
     folder = _folder(path, hub_name)
-    files = _files(folder, part, path if "/" in path and not Path(path).exists() else hub_name)
+    shards = _files(folder, part, _named(path, hub_name))
     # Imported where they are used: together they take longer than all the rest of jattn.
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for file in files:
+    for file in shards:
         try:
             columns = pq.read_schema(file).names
         except (pa.ArrowInvalid, OSError) as error:
@@ -64,7 +69,7 @@ def read(path: str, hub_name: str, part: str, image: str, label: str) -> Rows:
     shown = datasets.utils.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset("parquet", data_files={part: [str(f) for f in files]}, split=part)
+        table = datasets.load_dataset("parquet", data_files={part: [str(shard) for shard in shards]}, split=part)
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{folder} cannot be read ({error.__cause__ or error}): get it again") from None
     finally:
@@ -93,6 +98,11 @@ def _folder(path: str, hub_name: str) -> Path:
         f"folder {Path(name).absolute()} does not exist: get the files by "
         f"`hf download {hub_name} --repo-type dataset --local-dir {name}`"
     )
+
+
+def _named(path: str, hub_name: str) -> str:
+    """The data set's name on the hub: `path`, unless it is a folder."""
+    return path if "/" in path and not Path(path).exists() else hub_name
 
 
 def _files(folder: Path, part: str, hub_name: str) -> list[Path]:

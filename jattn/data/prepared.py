@@ -27,6 +27,12 @@ class Rows(Encoded):
         return f"record {place} of {self.place}"
 
 
+def files(path: str, name: str, part: str) -> list[Path]:
+    """The files of one part, and what describes them. Arguments and errors are those of `read`."""
+    folder = _folder(Path(path or "~/tensorflow_datasets").expanduser(), name)
+    return [folder / "dataset_info.json", *sorted(folder.glob(f"*-{part}.*"))]
+
+
 def read(path: str, name: str, part: str, image: str, label: str) -> Rows:
     """One part of a prepared data set.
 

@@ -1,6 +1,7 @@
 """The measures of a trained run on any split of its data."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def evaluate(
         make, count = lambda n: windows.batch(tokens, n, size), -(-windows.count(len(tokens) - 1) // size)
     eval_step = experiment.parallel.compile_eval(detailed(config.loss, task, bins))
     sums = summed(eval_step, params, make, count, config.data.prefetch)
+    for text in dataset.complaints(final=True):
+        print(f"warning: {text}", file=sys.stderr)
     means = {name: tuple(map(float, sums["means"][name])) for name in ordered(sums["means"])}
     results: dict[str, Any] = {
         "workdir": str(workdir),

@@ -17,7 +17,7 @@ from jattn.training.init_from import initial_weights
 from jattn.training.interrupt import StopRequest
 from jattn.training.journal import Journal
 from jattn.training.metrics import Records
-from jattn.training.progress import duration
+from jattn.training.progress import Console, duration
 from jattn.training.run import keep_files, open_run, store_config, write_atomically
 from jattn.training.validation import evaluate_split, evaluated_params
 
@@ -90,6 +90,7 @@ def train(
                 journal.read(step - 1, unread)
                 journal.row(step - 1, None)
             unread = metrics
+            _complain(dataset, console)
             stopping = stop.signal is not None
             validating = plan.due(step, plan.validate_every)
             saving = plan.due(step, plan.checkpoint_every) or stopping
@@ -107,16 +108,18 @@ def train(
             if stopping and step < plan.total:
                 checkpoints.close()
                 console.end_bar()
+                _complain(dataset, console, final=True)
                 console.say(f"stopped and saved at step {step}: the same command continues the run in {folder}")
                 raise SystemExit(0) if stop.signal == signal.SIGTERM else KeyboardInterrupt
         checkpoints.close()
         console.end_bar()
+        _complain(dataset, console, final=True)
         plot_curves(folder / "metrics.csv", folder / "curves.png")
         console.say(f"done in {duration(journal.seconds())}: checkpoints, metrics and curves are in {folder}")
         return journal.last
 
 
-def _introduce(experiment: setup.Experiment, folder: Path, console: Any, start: int) -> None:
+def _introduce(experiment: setup.Experiment, folder: Path, console: Console, start: int) -> None:
     """Says what is trained on what, and how its attention is computed; the details go to model.txt."""
     task = experiment.dataset.task
     per_device = experiment.config.data.batch_size // experiment.config.optim.accumulation_steps
@@ -133,6 +136,12 @@ def _introduce(experiment: setup.Experiment, folder: Path, console: Any, start: 
     begin = f"continuing at step {start}" if start else "beginning"
     plan = experiment.plan
     console.say(f"{begin}: {plan.total} steps, {plan.total / plan.steps_per_epoch:.3g} epochs, in {folder}")
+
+
+def _complain(dataset: data.Dataset, console: Console, *, final: bool = False) -> None:
+    """Says what has turned out to be wrong with the data."""
+    for text in dataset.complaints(final=final):
+        console.warn(text)
 
 
 def _info(experiment: setup.Experiment, step: int, records: Records, journal: Journal) -> dict[str, Any]:

@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
+from jattn import data
 from jattn.__main__ import parser
 from jattn.bench import results, step
+from jattn.bench.made_pictures import made
 from jattn.bench.shapes import SHAPES, RandomData
+from jattn.config import DataConfig
 from jattn.data import train_batch
+from jattn.data.cifar import CIFAR100
 from jattn.errors import UserError
 from jattn.models.build import build
+from tests.data.files import small
 
 TINY = ("--set=model.width=12", "--set=model.depth=1", "--set=model.mlp_dim=8", "--set=data.batch_size=2")
 
@@ -70,6 +75,40 @@ def test_the_pipeline_beside_its_step(tmp_path):
         assert row["items_per_second"] == pytest.approx(2 * 16 / (row["milliseconds"] / 1e3))
 
 
+def test_a_pipeline_of_made_up_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jattn.bench.made_pictures.SIZE", (20, 16))
+    out = tmp_path / "out.json"
+    smoke = "configs/convnn_vit.py:smoke"  # a folder of pictures
+    run("input", smoke, "--made", "--parts=batches", "--batches=2", "--repeats=1", f"--out={out}")
+    (row,) = results.read(out)["rows"]
+    assert row["items_per_second"] > 0
+    assert f"{smoke}: the first batch was there after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["folder", "huggingface"])
+def test_made_up_files_are_read_as_the_data_set(tmp_path, monkeypatch, source):
+    monkeypatch.setattr(CIFAR100, "archives", tuple(small(archive, 30) for archive in CIFAR100.archives))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("JATTN_CACHE", str(tmp_path / "cache"))
+    dataset = data.build(made(DataConfig(name="cifar100", source=source, options="valid_size=5"), tmp_path))
+    assert [dataset.size(split) for split in dataset.splits] == [25, 5, 30]
+    batch = train_batch(dataset, 0, 0, 25)
+    assert len(np.unique(batch["targets"])) > 10
+    assert batch["inputs"].std() > 60
+
+
+def test_made_up_folders_of_imagenet(tmp_path, monkeypatch):
+    monkeypatch.setattr("jattn.bench.made_pictures.SIZE", (20, 16))
+    monkeypatch.setattr("jattn.bench.made_pictures.PER_CLASS", 2)
+    config = DataConfig(name="imagenet", source="folder", options="image_size=8, stored_size=8")
+    dataset = data.build(made(config, tmp_path))
+    assert [dataset.size(split) for split in dataset.splits] == [1998, 2, 2000]
+    assert train_batch(dataset, 0, 0, 3)["weight"].all()
+    assert made(DataConfig(name="digits"), tmp_path) == DataConfig(name="digits")
+    with pytest.raises(UserError, match="--made makes no files for source 'tfds' of imagenet"):
+        made(DataConfig(name="imagenet", source="tfds"), tmp_path)
+
+
 def test_mistakes_are_sentences():
     for argv, sentence in (
         (("step", "vit_huge"), "there is no model 'vit_huge'"),
@@ -78,6 +117,7 @@ def test_mistakes_are_sentences():
         (("step", "vit_tiny", "--set=model.width"), "write NAME=VALUE"),
         (("step", "vit_tiny", "--set=model.width=wide"), "config.model.width must be"),
         (("input", "vit_tiny"), "has no pipeline"),
+        (("input", "configs/digits_vit.py:smoke", "--parts=stepp"), "unknown part 'stepp': did you mean 'step'"),
         (("input", "configs/digits_vit.py:smoke", "--batches=0"), "at least 1 batch"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -1,6 +1,7 @@
 """CIFAR from each of its sources, its split, and what the model gets."""
 
 import dataclasses
+import os
 import pickle
 
 import jax
@@ -10,9 +11,17 @@ import pytest
 from jattn.config import DataConfig
 from jattn.data import build
 from jattn.data.cifar import CIFAR10, CIFAR100
+from jattn.data.decoding import decode
 from jattn.errors import UserError
 from jattn.task import Task
 from tests.data.files import small, write_cifar, write_parquet, write_prepared
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path_factory, monkeypatch):
+    """Folders of each test's own."""
+    monkeypatch.setenv("JATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture
@@ -20,7 +29,6 @@ def parts(tmp_path, monkeypatch):
     """Small CIFAR-10s, published in the first form only: the parts in it."""
     archive, parts = write_cifar(tmp_path, small(CIFAR10.archives[0], 8), packed=False)
     monkeypatch.setattr(CIFAR10, "archives", (archive,))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return parts
 
 
@@ -67,7 +75,6 @@ def test_every_source_has_the_same_pictures(parts, tmp_path):
 def test_cifar100_on_the_hub_has_fine_labels(tmp_path, monkeypatch):
     archive, parts = write_cifar(tmp_path, small(CIFAR100.archives[1], 8), packed=False)
     monkeypatch.setattr(CIFAR100, "archives", (archive,))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for part, (images, labels) in parts.items():
         file = tmp_path / f"{part}.parquet"
         write_parquet(file, images, labels, image="img", label="fine_label", num_classes=100)
@@ -77,7 +84,33 @@ def test_cifar100_on_the_hub_has_fine_labels(tmp_path, monkeypatch):
     assert dataset.task == Task(kind="image", num_classes=100, image_shape=(32, 32, 3))
 
 
+@pytest.mark.parametrize("source", ["huggingface", "tfds"])
+def test_pictures_are_decoded_once_until_their_files_change(parts, tmp_path, monkeypatch, source):
+    if source == "tfds":
+        file = next(write_prepared(tmp_path, "cifar10", parts, size=32).glob("*-test.array_record*"))
+    else:
+        for part, (images, labels) in parts.items():
+            file = tmp_path / f"{part}.parquet"
+            write_parquet(file, images, labels, image="img")
+    counted = []
+    monkeypatch.setattr("jattn.data.cifar.decode", lambda content: (counted.append(1), decode(content))[1])
+
+    def test_part():
+        return whole(CIFAR10(source=source, path=str(tmp_path), valid_size=0), "test")
+
+    first = test_part()
+    assert len(counted) == 48
+    again = test_part()
+    assert len(counted) == 48
+    np.testing.assert_array_equal(again["inputs"], first["inputs"])
+    assert rows(again["inputs"], again["targets"]) == rows(*parts["test"])
+    os.utime(file, ns=(1, 1))
+    test_part()
+    assert len(counted) == 96
+
+
 def test_a_part_of_another_size(parts, tmp_path):
+    write_parquet(tmp_path / "test.parquet", *parts["test"], image="img")
     write_parquet(tmp_path / "train.parquet", *(array[:-1] for array in parts["train"]), image="img")
     with pytest.raises(UserError, match=r"part 'train' of .* has 39 pictures where cifar10 has 40"):
         CIFAR10(source="huggingface", path=str(tmp_path), valid_size=5).size("train")
@@ -89,6 +122,7 @@ def test_a_part_of_another_size(parts, tmp_path):
 )
 def test_a_picture_that_does_not_belong(parts, tmp_path, image, message):
     images, labels = parts["train"]
+    write_parquet(tmp_path / "test.parquet", *parts["test"], image="img")
     write_parquet(tmp_path / "train.parquet", [*images[:-1], image], labels, image="img")
     with pytest.raises(UserError, match=f"row 39 of {tmp_path} {message}"):
         CIFAR10(source="huggingface", path=str(tmp_path), valid_size=5).size("train")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jattn import data
+from jattn.data.digits import Digits
 from jattn.errors import UserError
+from jattn.evaluation import evaluate
 from jattn.training import NonFiniteError, loop, setup, train
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.journal import Journal
@@ -126,7 +128,8 @@ def test_an_allowed_change_continues_and_is_stored(finished, tmp_path):
     train(longer, tmp_path / "run")
 
 
-def test_validation_on_the_test_split_is_said(finished, tmp_path):
+def test_validation_on_the_test_split_and_damaged_data_are_said(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Digits, "complaints", lambda self, final=False: ["9 are damaged"] if final else [])
     shutil.copytree(finished, tmp_path / "run")
     config = smoke()
     config.steps, config.validation.split = 14, "test"
@@ -134,7 +137,11 @@ def test_validation_on_the_test_split_is_said(finished, tmp_path):
     experiment, state, _ = restored(tmp_path / "run")
     sums = evaluate_split(experiment, evaluated_params(state), "test", batches=2)
     assert last["valid/loss"] == sums["loss"][0] / sums["loss"][1]
-    assert "validation: on the test split" in (tmp_path / "run" / "log.txt").read_text()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "validation: on the test split" in log
+    assert log.count("warning: 9 are damaged") == 1
+    evaluate(tmp_path / "run", "valid")
+    assert capsys.readouterr().err == "warning: 9 are damaged\n"
     config.validation.split = "train"
     with pytest.raises(UserError, match=r"unknown validation.split 'train': known: test, valid"):
         setup.build(config)

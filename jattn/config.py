@@ -149,6 +149,12 @@ class LoggingConfig:
 
     every: int = 20  # steps between two rows of training metrics (means over the interval)
     tensorboard: bool = True
+    wandb: str = "off"  # Weights & Biases: off | online | offline (sent later, by `wandb sync`); pip install wandb
+    wandb_project: str = "jattn"
+    sample_every: int | None = None  # language: steps between texts that the model writes into the log; None = never
+    sample_count: int = 2  # texts at a time
+    sample_tokens: int = 100  # tokens of a text, at most: it ends with the model's context
+    sample_prompt: str = ""  # what they continue; "" = beginnings of texts of the validation split
 
 
 @dataclass

@@ -1,18 +1,21 @@
 """What is remembered of the steps between two checkpoints: running means, rows, voided steps, time."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jattn.training.metrics import Records, RunningMeans, memory_in_use
 from jattn.training.progress import Console
-from jattn.training.setup import Experiment
+from jattn.training.samples import Sample
+from jattn.training.setup import Experiment, eval_batch_size
 from jattn.training.step import name_nonfinite
+from jattn.training.validation import Validation
 
 SHOWN = ("loss", "accuracy")
-"""The training metrics that a line of the console has room for."""
+SHOWN_VALID = ("loss", "accuracy", "top5_accuracy", "perplexity", "bits_per_byte")
+"""The metrics of training and of validation that a line of the console has room for."""
 
 
 class NonFiniteError(RuntimeError):
@@ -80,41 +83,54 @@ class Journal:
                 "optim.clip_norm, or allow more with max_nonfinite_steps"
             )
 
-    def row(self, step: int, valid: Mapping[str, float] | None) -> None:
-        """Writes the row of a step, if training metrics are due or `valid` has been measured."""
+    def row(self, step: int, valid: Validation | None, texts: Sequence[Sample] = ()) -> None:
+        """Writes the row of a step, if training metrics are due or `valid` has been measured, and samples of text."""
         logged = self._plan.due(step, self._plan.log_every)
-        if not logged and valid is None:
-            return
-        names = self._means.names()
-        means = self._means.take() if logged else dict.fromkeys(names)
-        row = {"step": step, "epoch": step / self._plan.steps_per_epoch}
-        row |= {f"train/{name}": means[name] for name in names}
-        row["train/voided_steps"] = self._voided if logged else None
-        row |= {name: valid[name] if valid else None for name in map("valid/{}".format, self._valid_names)}
-        self.last |= {name: value for name, value in row.items() if value is not None}
-        self._records.metrics(row)
-        if logged:
-            self._voided = 0
-            self._time(step, means)
+        if logged or valid is not None:
+            names = self._means.names()
+            means = self._means.take() if logged else dict.fromkeys(names)
+            row = {"epoch": step / self._plan.steps_per_epoch} | {f"train/{name}": means[name] for name in names}
+            row["train/voided_steps"] = self._voided if logged else None
+            found = {} if valid is None else valid.measures
+            row |= {f"valid/{name}": found.get(name) for name in self._valid_names}
+            self.last |= {name: value for name, value in ({"step": step} | row).items() if value is not None}
+            rate = self._rate(step) if logged else None
+            self._records.write(step, row, self._timing(rate, valid), [sample.shown for sample in texts])
+            if logged:
+                self._voided = 0
+                self._show(step, means, rate)
+        elif texts:
+            self._records.write(step, {}, {}, [sample.shown for sample in texts])
         if valid is not None:
-            numbers = "  ".join(f"{name} {value:.4g}" for name, value in valid.items())
+            numbers = "  ".join(f"valid/{name} {found[name]:.4g}" for name in SHOWN_VALID if name in found)
             self._console.say(f"step {step}/{self._plan.total}  {numbers}")
+        for number, sample in enumerate(texts):
+            self._console.say(f"step {step}/{self._plan.total}  sample {number}: {sample}")
+        if valid is not None or texts:
             self._mark = (step, time.perf_counter())  # speed is that of training alone
 
-    def _time(self, step: int, means: Mapping[str, float | None]) -> None:
+    def _rate(self, step: int) -> float | None:
+        """Steps a second since the last mark, which is set anew."""
         rate = None
         if self._mark is not None and self._mark[0] < step:
             rate = (step - self._mark[0]) / (self._done - self._mark[1])
         self._mark = (step, self._done)
-        self._records.timing(
-            {
-                "step": step,
-                "seconds": self.seconds(),
-                "steps_per_second": rate,
-                "examples_per_second": None if rate is None else rate * self._config.data.batch_size,
-                "peak_memory_bytes": memory_in_use(),
-            }
-        )
+        return rate
+
+    def _timing(self, rate: float | None, valid: Validation | None) -> dict[str, float | int | None]:
+        """A row of timing.csv; inference is the forward pass and the loss of a batch of validation."""
+        per_batch = None if valid is None else valid.seconds_per_batch
+        return {
+            "seconds": self.seconds(),
+            "steps_per_second": rate,
+            "examples_per_second": None if rate is None else rate * self._config.data.batch_size,
+            "peak_memory_bytes": memory_in_use(),
+            "validation_seconds": None if valid is None else valid.seconds,
+            "inference_seconds_per_batch": per_batch,
+            "inference_seconds_per_example": None if per_batch is None else per_batch / eval_batch_size(self._config),
+        }
+
+    def _show(self, step: int, means: Mapping[str, float | None], rate: float | None) -> None:
         numbers = "  ".join(f"{name} {means[name]:.4g}" for name in SHOWN if means[name] is not None)
         left = None
         if rate is not None:

@@ -19,7 +19,7 @@ from jattn.training.journal import Journal
 from jattn.training.metrics import Records
 from jattn.training.progress import Console, duration
 from jattn.training.run import keep_files, open_run, store_config, write_atomically
-from jattn.training.validation import evaluate_split, evaluated_params
+from jattn.training.validation import evaluated_params, validate
 
 
 def train(
@@ -61,9 +61,7 @@ def train(
         if changes:
             console.warn(f"continuing with another config: {'; '.join(changes)}")
             store_config(folder, config)
-        records = stack.enter_context(
-            Records(folder, info["positions"] if info else {}, start + 1, config.logging.tensorboard)
-        )
+        records = stack.enter_context(Records(folder, config, info["positions"] if info else {}, start + 1))
         for path in records.short:
             console.warn(f"{path} is shorter than at checkpoint {start}: rows that it had are lost")
         journal = Journal(experiment, records, console, info["journal"] if info else {})
@@ -94,17 +92,19 @@ def train(
             stopping = stop.signal is not None
             validating = plan.due(step, plan.validate_every)
             saving = plan.due(step, plan.checkpoint_every) or stopping
-            if not (validating or saving):
+            sampling = plan.due(step, plan.sample_every)
+            if not (validating or saving or sampling):
                 continue
             journal.read(step, unread)
-            unread, valid = None, None
+            unread, valid, texts = None, None, []
             if validating:
-                validation = config.validation
-                sums = evaluate_split(experiment, evaluated_params(state), validation.split, validation.batches)
-                valid = {f"valid/{name}": total / count for name, (total, count) in sums.items()}
-            journal.row(step, valid)
+                valid = validate(experiment, evaluated_params(state))
+            if sampling:
+                texts = experiment.sampler(step, evaluated_params(state))
+            journal.row(step, valid, texts)
             if saving:
-                checkpoints.save(step, state, _info(experiment, step, records, journal), valid)
+                found = None if valid is None else {f"valid/{name}": value for name, value in valid.measures.items()}
+                checkpoints.save(step, state, _info(experiment, step, records, journal), found)
             if stopping and step < plan.total:
                 checkpoints.close()
                 console.end_bar()

@@ -22,7 +22,7 @@ def measures(sums: Mapping[str, tuple[float | int, float | int]], task: Task) ->
     """
     found = {name: total / count for name, (total, count) in sums.items()}
     if task.kind == "language":
-        found["perplexity"] = math.exp(found["loss"]) if found["loss"] < 700 else math.inf
+        found["perplexity"] = math.inf if found["loss"] > 700 else math.exp(found["loss"])
         found["bits_per_token"] = found["loss"] / math.log(2)
         for unit, tokens in (("byte", task.tokens_per_byte), ("character", task.tokens_per_character)):
             if tokens is not None:

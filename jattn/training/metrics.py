@@ -5,14 +5,16 @@ interrupted; `timing.csv` holds what the clock and the machine decide.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 
+from jattn.config import Config
 from jattn.errors import UserError
+from jattn.training.wandb_log import WandbLog
 
 Number = float | int
 Pair = tuple[SupportsFloat, SupportsFloat]
@@ -120,22 +122,31 @@ def read_csv(path: Path) -> dict[str, list[float | None]]:
     return {name: list(column) for name, column in zip(header.split(","), columns, strict=True)}
 
 
+METRICS, TIMING = "metrics.csv", "timing.csv"
+
+
 class Records:
-    """The files one run writes its numbers to: metrics.csv, timing.csv, TensorBoard events.
+    """Where one run writes its numbers: metrics.csv, timing.csv, TensorBoard events, Weights & Biases.
 
     Args:
       folder: of the run.
+      config: of the run, of which `logging` says what is written.
       positions: what `positions()` gave at the checkpoint the run continues from, or empty.
       purge_step: TensorBoard hides what an interrupted run wrote at this step and later.
-      tensorboard: whether to write events.
+
+    Raises:
+      UserError: Weights & Biases refuses.
     """
 
-    def __init__(self, folder: Path, positions: Mapping[str, int], purge_step: int, tensorboard: bool):
-        names = ("metrics.csv", "timing.csv")
+    def __init__(self, folder: Path, config: Config, positions: Mapping[str, int], purge_step: int):
+        names = (METRICS, TIMING)
         self._files = {name: CsvLog(folder / name, positions[name] if positions else 0) for name in names}
         self.short = [str(folder / name) for name, file in self._files.items() if file.is_short]
+        self._wandb = None
+        if config.logging.wandb != "off":
+            self._wandb = WandbLog(folder, config, _rows(folder))
         self._events = None
-        if tensorboard:
+        if config.logging.tensorboard:
             # It imports PyTorch where that is installed, which takes seconds.
             from tensorboardX import SummaryWriter
 
@@ -143,13 +154,34 @@ class Records:
             suffix = f".from{purge_step}"
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step, filename_suffix=suffix)
 
-    def metrics(self, row: Mapping[str, Number | None]) -> None:
-        """A row of metrics.csv; its first column is `step`."""
-        self._write("metrics.csv", row)
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, Number | None],
+        timing: Mapping[str, Number | None],
+        texts: Sequence[str] = (),
+    ) -> None:
+        """All that there is to say of a step.
 
-    def timing(self, row: Mapping[str, Number | None]) -> None:
-        """A row of timing.csv; its first column is `step`."""
-        self._write("timing.csv", row)
+        Args:
+          step: number of the step.
+          metrics: a row of metrics.csv but for the step; empty = none.
+          timing: a row of timing.csv but for the step; empty = none.
+          texts: samples; they go to TensorBoard and Weights & Biases.
+        """
+        for name, row in ((METRICS, metrics), (TIMING, timing)):
+            if row:
+                self._files[name].append({"step": step} | row)
+        values = _tagged(metrics, timing)
+        if self._events is not None:
+            for tag, value in values.items():
+                if value is not None and tag != "epoch":
+                    self._events.add_scalar(tag, value, step)
+            for number, text in enumerate(texts):
+                # Four spaces make it code in Markdown, whose signs mean nothing then.
+                self._events.add_text(f"sample/{number}", "    " + text.replace("\n", "\n    "), step)
+        if self._wandb is not None:
+            self._wandb.send(step, values | {f"sample/{number}": text for number, text in enumerate(texts)})
 
     def positions(self) -> dict[str, int]:
         """Bytes of each file, for a checkpoint."""
@@ -165,14 +197,28 @@ class Records:
             file.close()
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            stopped = isinstance(error, SystemExit | KeyboardInterrupt)  # saved, to be continued
+            self._wandb.finish(failed=error is not None and not stopped)
 
-    def _write(self, name: str, row: Mapping[str, Number | None]) -> None:
-        self._files[name].append(row)
-        if self._events is not None:
-            for column, value in row.items():
-                if column not in ("step", "epoch") and value is not None:
-                    tag = column if "/" in column else f"timing/{column}"
-                    self._events.add_scalar(tag, value, int(row["step"]))
+
+def _tagged(metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
+    """Both rows of a step under the names that TensorBoard and Weights & Biases show."""
+    return dict(metrics) | {f"timing/{name}": value for name, value in timing.items()}
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the csv files of a run hold, step by step."""
+    found: dict[float, dict[str, Any]] = {}
+    for name in (METRICS, TIMING):
+        columns = read_csv(folder / name) if (folder / name).stat().st_size else {"step": []}
+        steps = columns.pop("step")
+        for row, step in enumerate(steps):
+            values = {column: values[row] for column, values in columns.items()}
+            pair = (values, {}) if name == METRICS else ({}, values)
+            found[step] = found.get(step, {"step": step}) | _tagged(*pair)
+    for step in sorted(found):
+        yield found[step]
 
 
 def memory_in_use() -> int:

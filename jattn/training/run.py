@@ -1,7 +1,8 @@
 """A run's folder: who may write to it, which config it belongs to, what its user is told.
 
 config.json  metrics.csv  timing.csv  model.txt  log.txt  curves.png  results.json  checkpoints/  tensorboard/,
-tokenizer.json (of data with a learned vocabulary) and damaged/ (checkpoints that failed their checksums).
+tokenizer.json (of data with a learned vocabulary), wandb.json and wandb/ (of Weights & Biases), calibration.png and
+confusion.png (of eval.py), and damaged/ (checkpoints that failed their checksums).
 """
 
 import contextlib

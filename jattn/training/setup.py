@@ -13,9 +13,11 @@ from jattn.errors import UserError, unknown
 from jattn.models.transformer import Transformer
 from jattn.optim.build import Optimizer
 from jattn.optim.build import build as build_optimizer
-from jattn.training import initialization, losses, parallel
+from jattn.training import initialization, losses, measures, parallel, samples
 from jattn.training.parallel import Parallel
+from jattn.training.samples import Sampler
 from jattn.training.step import make_train_step
+from jattn.training.wandb_log import check_wandb
 
 VALIDATION_SPLITS = ("valid", "test")
 
@@ -27,7 +29,8 @@ class Plan:
     Attributes:
       total: length of the run.
       steps_per_epoch: batches in a pass over the training split, a fraction included.
-      validate_every, checkpoint_every, log_every: intervals; all three also happen at the end.
+      validate_every, checkpoint_every, log_every, sample_every: intervals; all four also happen at the end. No texts
+        are sampled where the last is None.
     """
 
     total: int
@@ -35,10 +38,11 @@ class Plan:
     validate_every: int
     checkpoint_every: int
     log_every: int
+    sample_every: int | None
 
-    def due(self, step: int, every: int) -> bool:
-        """Whether something that happens every so many steps happens after this one."""
-        return step % every == 0 or step == self.total
+    def due(self, step: int, every: int | None) -> bool:
+        """Whether something that happens every so many steps (None: never) happens after this one."""
+        return every is not None and (step % every == 0 or step == self.total)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Experiment:
       optimizer: optax transformation.
       parallel: compiled steps (compiled when first called).
       plan: intervals.
-      validation_metrics: names of what an evaluation step measures.
+      validation_metrics: names of what validation measures.
+      sampler: writes texts while the model is trained; None = none are asked for.
     """
 
     config: Config
@@ -62,6 +67,7 @@ class Experiment:
     parallel: Parallel
     plan: Plan
     validation_metrics: tuple[str, ...]
+    sampler: Sampler | None
 
 
 def build(config: Config, dataset: Dataset | None = None) -> Experiment:
@@ -81,13 +87,15 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)
     steps = parallel.build(config, model, optimizer, dataset)
-    names = losses.measured(config.loss, dataset.task)
+    names = measures.names(losses.measured(config.loss, dataset.task), dataset.task)
+    check_wandb(config.logging.wandb)
     if optimizer.reads_energies:
         _check_energies(config, dataset, model, optimizer, steps)
     _check_checkpoints(config, names)
     if config.validation.split not in VALIDATION_SPLITS:
         raise unknown("validation.split", config.validation.split, VALIDATION_SPLITS)
-    return Experiment(config, dataset, model, optimizer, steps, plan, names)
+    sampler = samples.build(config, dataset, model)
+    return Experiment(config, dataset, model, optimizer, steps, plan, names, sampler)
 
 
 def make_plan(config: Config, train_size: int) -> Plan:
@@ -109,6 +117,9 @@ def make_plan(config: Config, train_size: int) -> Plan:
         ("checkpoint.every", config.checkpoint.every),
         ("checkpoint.keep", config.checkpoint.keep),
         ("logging.every", config.logging.every),
+        ("logging.sample_every", config.logging.sample_every),
+        ("logging.sample_count", config.logging.sample_count),
+        ("logging.sample_tokens", config.logging.sample_tokens),
     ):
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
@@ -126,6 +137,7 @@ def make_plan(config: Config, train_size: int) -> Plan:
         validate_every=validate_every,
         checkpoint_every=validate_every if config.checkpoint.every is None else config.checkpoint.every,
         log_every=config.logging.every,
+        sample_every=config.logging.sample_every,
     )
 
 

@@ -58,8 +58,13 @@ def test_rows_are_where_they_are_due(finished):
     assert [value is not None for value in metrics["train/loss"]] == [True, False, True, True]
     assert [value is not None for value in metrics["valid/loss"]] == [False, True, False, True]
     assert metrics["epoch"] == [step * 16 / 1258 for step in metrics["step"]]
-    assert timing["step"] == [4, 8, 12]
+    assert timing["step"] == metrics["step"]
     assert timing["seconds"] == sorted(timing["seconds"])
+    assert [value is not None for value in timing["steps_per_second"]] == [True, False, True, True]
+    for column in ("validation_seconds", "inference_seconds_per_batch", "inference_seconds_per_example"):
+        assert [value is not None for value in timing[column]] == [False, True, False, True]
+    assert timing["inference_seconds_per_example"][3] * 16 == timing["inference_seconds_per_batch"][3]
+    assert timing["inference_seconds_per_batch"][3] < timing["validation_seconds"][3]
 
 
 def test_training_rows_are_means_over_the_steps_since_the_last_one(finished):

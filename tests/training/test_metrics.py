@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
+from jattn.config import Config, LoggingConfig
 from jattn.errors import UserError
 from jattn.training.metrics import CsvLog, Records, RunningMeans, ordered, read_csv
 
@@ -114,7 +115,7 @@ def test_reading_a_file_without_rows(tmp_path):
 
 
 def read_events(folder):
-    """(step, tag, value) of every scalar TensorBoard would show: a session purges from its start step on."""
+    """(step, tag, value) of every scalar and text TensorBoard would show: a session purges from its start step on."""
     shown = []
     for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
         content = path.read_bytes()  # records: 8 bytes of length, 4 of checksum, the event, 4 of checksum
@@ -123,25 +124,32 @@ def read_events(folder):
             event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
             if event.HasField("session_log"):
                 shown = [entry for entry in shown if entry[0] < event.step]
-            shown += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            for value in event.summary.value:
+                texts = [text.decode() for text in value.tensor.string_val]
+                shown.append((event.step, value.tag, texts[0] if texts else value.simple_value))
     return shown
 
 
 def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
-    with Records(tmp_path, {}, 0, tensorboard=True) as records:
-        records.metrics({"step": 1, "epoch": 0.5, "train/loss": 2.0})
+    with Records(tmp_path, Config(steps=2), {}, 0) as records:
+        records.write(1, {"epoch": 0.5, "train/loss": 2.0}, {})
         positions = records.positions()
-        records.metrics({"step": 2, "epoch": 1.0, "train/loss": 3.0})
-    with Records(tmp_path, positions, 2, tensorboard=True) as records:
-        records.metrics({"step": 2, "epoch": 1.0, "train/loss": 3.0})
-        records.timing({"step": 2, "seconds": 5.0})
+        records.write(2, {"epoch": 1.0, "train/loss": 3.0}, {}, ["a", "b"])
+    with Records(tmp_path, Config(steps=2), positions, 2) as records:
+        records.write(2, {"epoch": 1.0, "train/loss": 3.0}, {"seconds": 5.0}, ["a", "b\n* c"])
     shown = read_events(tmp_path / "tensorboard")
-    assert shown == [(1, "train/loss", 2.0), (2, "train/loss", 3.0), (2, "timing/seconds", 5.0)]
+    assert shown == [
+        (1, "train/loss", 2.0),
+        (2, "train/loss", 3.0),
+        (2, "timing/seconds", 5.0),
+        (2, "sample/0/text_summary", "    a"),
+        (2, "sample/1/text_summary", "    b\n    * c"),
+    ]
     assert (tmp_path / "metrics.csv").read_text() == "step,epoch,train/loss\n1,0.5,2.0\n2,1.0,3.0\n"
     assert (tmp_path / "timing.csv").read_text() == "step,seconds\n2,5.0\n"
 
 
 def test_without_tensorboard_there_are_no_events(tmp_path):
-    with Records(tmp_path, {}, 0, tensorboard=False) as records:
-        records.metrics({"step": 1, "train/loss": 2.0})
+    with Records(tmp_path, Config(steps=2, logging=LoggingConfig(tensorboard=False)), {}, 0) as records:
+        records.write(1, {"train/loss": 2.0}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "timing.csv"]

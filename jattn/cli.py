@@ -51,6 +51,7 @@ class Command(NamedTuple):
     workdir: Path
     restart: bool
     allow_config_change: bool
+    distributed: bool = False
 
 
 def train_main(argv: Sequence[str]) -> int:
@@ -79,6 +80,10 @@ def parse_train(argv: Sequence[str]) -> Command | None:
     flags.DEFINE_string("workdir", None, "folder of the run; default runs/<config>[-<argument>]", flag_values=values)
     flags.DEFINE_bool("restart", False, "begin anew; an old run is kept under another name", flag_values=values)
     flags.DEFINE_bool("allow_config_change", False, "continue a run in spite of another config", flag_values=values)
+    flags.DEFINE_bool(
+        "distributed", False, "this is one of several processes that train together: docs/several_processes.md",
+        flag_values=values,
+    )  # fmt: skip
     if _wants_help(argv):
         _print_help(TRAIN_HELP, values)
         return None
@@ -90,7 +95,7 @@ def parse_train(argv: Sequence[str]) -> Command | None:
         raise UserError(f"get_config of {place} must return a jattn.config.Config, not {type(config).__name__}")
     _unset(config, nones)
     workdir = Path(values.workdir) if values.workdir is not None else default_workdir(place)
-    return Command(config, workdir, values.restart, values.allow_config_change)
+    return Command(config, workdir, values.restart, values.allow_config_change, values.distributed)
 
 
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
@@ -134,10 +139,13 @@ def _train(argv: Sequence[str]) -> int:
         return 0
     prepare_process()
     # Not above: jax takes a second to import, which a mistyped flag need not wait for.
-    from jattn.training import NonFiniteError, train
+    from jattn.training import NonFiniteError, processes, train
 
+    options = command._asdict()
+    if options.pop("distributed"):  # before anything asks for devices
+        processes.join()
     try:
-        train(**command._asdict())
+        train(**options)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_FINITE

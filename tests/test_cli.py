@@ -161,7 +161,7 @@ def test_nothing_was_written_or_lost(processes, base):
 
 def test_help_shows_examples_and_our_flags_only(base):
     for script, flags in (
-        ("train.py", {"config", "workdir", "restart", "allow_config_change"}),
+        ("train.py", {"config", "workdir", "restart", "allow_config_change", "distributed"}),
         (
             "eval.py",
             {"workdir", "split", "checkpoint", "window", "stride", "average", "bins", "timed_batches", "pictures"},

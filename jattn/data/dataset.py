@@ -97,8 +97,11 @@ class Dataset(abc.ABC):
             raise unknown("split", split, self.splits)
 
 
-def train_batch(dataset: Dataset, seed: int, n: int, batch_size: int) -> Batch:
-    """Batch n of the endless stream of training examples, never padded.
+ALL = slice(None)
+
+
+def train_batch(dataset: Dataset, seed: int, n: int, batch_size: int, rows: slice = ALL) -> Batch:
+    """Batch n of the endless stream of training examples, never padded, or some rows of it.
 
     The stream is the training split in a new order in each epoch, the epochs joined without a gap: a batch may
     begin in one and end in the next. The order is a function of (seed, epoch).
@@ -106,23 +109,23 @@ def train_batch(dataset: Dataset, seed: int, n: int, batch_size: int) -> Batch:
     if seed < 0:
         raise UserError(f"seed is {seed}: it must be 0 or more")
     size = dataset.size("train")
-    epoch, place = np.divmod(n * batch_size + np.arange(batch_size), size)
-    index = np.empty(batch_size, np.int64)
+    epoch, place = np.divmod(n * batch_size + np.arange(batch_size)[rows], size)
+    index = np.empty(len(place), np.int64)
     for e in range(epoch[0], epoch[-1] + 1):
         in_epoch = epoch == e
         index[in_epoch] = _order(size, seed, e)[place[in_epoch]]
     return {**dataset.examples("train", index, epoch), "example_id": index.astype(np.int32)}
 
 
-def eval_batch(dataset: Dataset, split: str, n: int, batch_size: int) -> Batch:
-    """Batch n of a split in its own order, 0 <= n < num_eval_batches.
+def eval_batch(dataset: Dataset, split: str, n: int, batch_size: int, rows: slice = ALL) -> Batch:
+    """Batch n of a split in its own order, 0 <= n < num_eval_batches, or some rows of it.
 
     What is missing from the last batch is filled with copies of example 0 of weight 0.
     """
     batches = num_eval_batches(dataset, split, batch_size)
     if not 0 <= n < batches:
         raise IndexError(f"evaluation batch {n} of split {split!r}, which has {batches}")
-    index = n * batch_size + np.arange(batch_size)
+    index = n * batch_size + np.arange(batch_size)[rows]
     real = index < dataset.size(split)
     index = np.where(real, index, 0)
     batch = dataset.examples(split, index, np.zeros_like(index))

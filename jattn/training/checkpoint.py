@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jattn.config import CheckpointConfig
 from jattn.errors import UserError
+from jattn.training import processes
 from jattn.types import PyTree
 
 FORMAT_VERSION = 1
@@ -99,7 +100,7 @@ class Checkpoints:
         Raises:
           UserError: there is none, all are damaged, the format is unknown, or names or shapes do not fit.
         """
-        step = self._first_whole(self._candidates(which), which)
+        step = self._chosen(lambda: self._candidates(which), which)
         restored = self._read(step, target)
         self._held = step
         return restored
@@ -113,7 +114,7 @@ class Checkpoints:
           UserError: there is no checkpoint, all are damaged, or the format is unknown.
         """
         steps = self.steps()
-        step = self._first_whole(self._ranked(steps) or reversed(steps), "best")
+        step = self._chosen(lambda: self._ranked(steps) or reversed(steps), "best")
         self._info(step)
         with ocp.PyTreeCheckpointer() as reader:
             place = self.folder / str(step) / "state"
@@ -159,6 +160,8 @@ class Checkpoints:
         return self._manager
 
     def _write_checksums(self) -> None:
+        if not processes.is_first():
+            return
         # orbax calls this when all files are written, before it renames the temporary folder to its final
         # name: the checksums are committed with what they protect.
         for folder in self.folder.iterdir():
@@ -167,6 +170,10 @@ class Checkpoints:
                 part = folder / (CHECKSUMS + ".part")
                 part.write_text(json.dumps(sums, indent=0))
                 part.rename(folder / CHECKSUMS)
+
+    def _chosen(self, candidates: Callable[[], Iterable[int]], which: str | int) -> int:
+        """The step that is read. Of several processes the first looks for it."""
+        return processes.of_first(self._first_whole(candidates(), which) if processes.is_first() else 0)
 
     def _first_whole(self, candidates: Iterable[int], which: str | int) -> int:
         """The first candidate whose files are as written; the damaged ones before it are reported."""

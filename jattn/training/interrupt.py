@@ -5,6 +5,10 @@ import sys
 import threading
 from types import FrameType, TracebackType
 
+import jax
+
+from jattn.training import processes
+
 
 class StopRequest:
     """While entered, the first SIGTERM or Ctrl-C only sets `signal`; another one ends the process at once.
@@ -17,6 +21,17 @@ class StopRequest:
     def __init__(self):
         self.signal: signal.Signals | None = None
         self._previous: dict = {}
+
+    def asked(self, due: bool) -> int:
+        """The signal that asks this process to stop, 0 for none.
+
+        Several processes must stop at the same step. They ask each other, all at once, where that is `due`; elsewhere
+        there is none.
+        """
+        own = 0 if self.signal is None else int(self.signal)
+        if jax.process_count() == 1:
+            return own
+        return processes.largest(own) if due else 0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

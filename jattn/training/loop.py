@@ -10,7 +10,7 @@ import jattn
 from jattn import data
 from jattn.config import Config
 from jattn.models import summary
-from jattn.training import setup
+from jattn.training import processes, setup
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.curves import plot_curves
 from jattn.training.init_from import initial_weights
@@ -49,9 +49,10 @@ def train(
     with contextlib.ExitStack() as stack:
         run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
         folder, console, changes = stack.enter_context(run)
+        processes.wait_for_all("the run's folder is open")
         stop = stack.enter_context(StopRequest())
         checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(folder / "checkpoints", config.checkpoint, warn=console.warn))
+            contextlib.closing(Checkpoints(Path(workdir) / "checkpoints", config.checkpoint, warn=console.warn))
         )
         start, state, info = 0, None, {}
         if checkpoints.steps():
@@ -76,7 +77,8 @@ def train(
                 for line in weights.report():
                     console.say(line)
 
-        make = lambda n: data.train_batch(dataset, config.seed, n, config.data.batch_size)  # noqa: E731
+        rows = parallel.rows(config.data.batch_size)
+        make = lambda n: data.train_batch(dataset, config.seed, n, config.data.batch_size, rows)  # noqa: E731
         batches = stack.enter_context(
             contextlib.closing(data.prefetched(make, start, plan.total, config.data.prefetch))
         )
@@ -89,7 +91,8 @@ def train(
                 journal.row(step - 1, None)
             unread = metrics
             _complain(dataset, console)
-            stopping = stop.signal is not None
+            asked = stop.asked(plan.due(step, plan.log_every))
+            stopping = asked != 0
             validating = plan.due(step, plan.validate_every)
             saving = plan.due(step, plan.checkpoint_every) or stopping
             sampling = plan.due(step, plan.sample_every)
@@ -110,7 +113,7 @@ def train(
                 console.end_bar()
                 _complain(dataset, console, final=True)
                 console.say(f"stopped and saved at step {step}: the same command continues the run in {folder}")
-                raise SystemExit(0) if stop.signal == signal.SIGTERM else KeyboardInterrupt
+                raise SystemExit(0) if asked == signal.SIGTERM else KeyboardInterrupt
         checkpoints.close()
         console.end_bar()
         _complain(dataset, console, final=True)

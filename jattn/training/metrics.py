@@ -14,6 +14,7 @@ import jax
 
 from jattn.config import Config
 from jattn.errors import UserError
+from jattn.training import processes
 from jattn.training.wandb_log import WandbLog
 
 Number = float | int
@@ -143,7 +144,7 @@ class Records:
         self._files = {name: CsvLog(folder / name, positions[name] if positions else 0) for name in names}
         self.short = [str(folder / name) for name, file in self._files.items() if file.is_short]
         self._wandb = None
-        if config.logging.wandb != "off":
+        if config.logging.wandb != "off" and processes.is_first():
             self._wandb = WandbLog(folder, config, _rows(folder))
         self._events = None
         if config.logging.tensorboard:

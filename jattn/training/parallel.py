@@ -91,11 +91,16 @@ class Parallel(abc.ABC):
         return eval_step
 
     def place(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """The batch on the devices, its examples divided over them. Every process passes the whole batch."""
+        """The batch on the devices, its examples divided over them. Each process passes its own rows of it."""
         return {
-            name: jax.make_array_from_callback(x.shape, self._divided, x.__getitem__)
-            for name, x in self._arranged(batch).items()
+            name: jax.make_array_from_process_local_data(self._divided, x) for name, x in self._arranged(batch).items()
         }
+
+    def rows(self, batch_size: int) -> slice:
+        """Which examples of a batch this process passes: those of its devices."""
+        places = [place for (place,) in self._divided.addressable_devices_indices_map((batch_size,)).values()]
+        bounds = [place.indices(batch_size) for place in places]
+        return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
     def lower_train_step(self, platform: str) -> jax.stages.Lowered:
         """The training step lowered for "cpu", "cuda", "rocm" or "tpu"; such a device need not be present."""

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -16,6 +17,7 @@ from typing import NamedTuple, TextIO
 from jattn import config_json
 from jattn.config import Config
 from jattn.errors import UserError
+from jattn.training import processes
 from jattn.training.progress import Console
 
 CONFIG = "config.json"
@@ -42,6 +44,8 @@ class Run(NamedTuple):
 def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_change: bool) -> Iterator[Run]:
     """Makes or reopens the folder of a run and keeps others out of it until the context is left.
 
+    Of several processes that train together, the first does; the others get a folder that is deleted afterwards.
+
     Args:
       workdir: the folder. One that holds a run of the same config continues it.
       config: of the run; stored in the folder of a new one.
@@ -51,6 +55,14 @@ def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_chang
     Raises:
       UserError: another config, another process in the folder, a folder of something else, or unwritable.
     """
+    if not processes.is_first():
+        with (
+            tempfile.TemporaryDirectory() as own,
+            open(os.devnull, "w") as nothing,
+            Console(nothing, nothing) as console,
+        ):
+            yield Run(Path(own), console, [])
+        return
     folder = workdir.absolute()
     with explained(folder):
         old = _stored_config(folder)

@@ -67,7 +67,8 @@ def evaluate_split(
     size = eval_batch_size(experiment.config)
     total = num_eval_batches(experiment.dataset, split, size)
     stop = total if batches is None else min(batches, total)
-    make = lambda n: eval_batch(experiment.dataset, split, n, size)  # noqa: E731
+    rows = experiment.parallel.rows(size)
+    make = lambda n: eval_batch(experiment.dataset, split, n, size, rows)  # noqa: E731
     found = summed(experiment.parallel.eval_step, params, make, stop, experiment.config.data.prefetch, ready)
     return {name: tuple(map(float, found[name])) for name in ordered(found)}
 

@@ -49,7 +49,11 @@ def start(cache, workdir, *more):
 
 
 def outcomes(both):
-    ends = [process.communicate(timeout=120) for process in both]
+    try:
+        ends = [process.communicate(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()  # where one waits for the other
     assert [process.returncode for process in both] == [0, 0], ends
     return ends
 

@@ -8,6 +8,7 @@ from typing import Any
 from jattn import generate, verify
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.compare import command as compare
+from jattn.data import get, listing
 from jattn.errors import UserError
 from jattn.interop import command as import_command
 from jattn.process import prepare_process
@@ -22,6 +23,11 @@ BENCHMARKS = {
     "report": (report, "tables, plots and comparisons of what the others wrote"),
 }
 
+DATA = {
+    "get": (get, "download a data set and prepare it"),
+    "list": (listing, "which data sets are on this machine, where and how large"),
+}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -33,6 +39,10 @@ def parser() -> argparse.ArgumentParser:
         _add(kinds, name, module, text)
     _add(commands, "generate", generate, "text from a trained language model")
     _add(commands, "compare", compare, "run a grid of cells and seeds, and say what their differences show")
+    data = commands.add_parser("data", help="get data sets, list those that are there")
+    actions = data.add_subparsers(dest="action", required=True, metavar="action")
+    for name, (module, text) in DATA.items():
+        _add(actions, name, module, text)
     _add(commands, "verify", verify, "compare jattn with recorded cases of the released codes")
     _add(commands, "import", import_command, "read GPT-2 or a ViT of timm, to train it further or evaluate it")
     return top

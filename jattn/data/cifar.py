@@ -19,6 +19,7 @@ from jattn.data.dataset import Batch
 from jattn.data.decoding import Encoded, decode
 from jattn.data.options import check_range
 from jattn.data.pictures import Pictures, described, held_out
+from jattn.data.places import data_folder
 from jattn.data.text.files import File, fingerprint
 from jattn.errors import UserError
 
@@ -81,7 +82,7 @@ class Cifar(Pictures):
     def _parts(self) -> dict[str, Labelled]:
         """The published parts, train and test."""
         if self.source == "folder":
-            return cifar_archives.read(self.archives, Path(self.path or f"data/{self.name}"))
+            return cifar_archives.read(self.archives, data_folder(self.name, self.path))
         made = cached(
             self.name,
             {"source": self.source, "path": self.path},

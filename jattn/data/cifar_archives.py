@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from jattn.data.places import get_command
 from jattn.errors import UserError
 
 SITE = "https://www.cs.toronto.edu/~kriz"
@@ -52,6 +53,11 @@ class Archive:
     def file(self) -> str:
         """The archive's file."""
         return f"{self.name}.tar.gz"
+
+    @property
+    def data_set(self) -> str:
+        """Its name in jattn."""
+        return f"cifar{self.num_classes}"
 
     @property
     def url(self) -> str:
@@ -139,8 +145,8 @@ def read(archives: tuple[Archive, ...], path: Path) -> dict[str, Labelled]:
     wanted = ", ".join(name for archive in archives for name in (archive.file, f"{archive.folder}/"))
     first = archives[0]
     raise UserError(
-        f"{path.absolute()} holds none of {wanted}: get one ({first.size / 1e6:.0f} MB) by "
-        f"`curl -L --create-dirs -o {path / first.file} {first.url}`, or name the folder that has it with data.path"
+        f"{path.absolute()} holds none of {wanted}: get one ({first.size / 1e6:.0f} MB) with "
+        f"{get_command(first.data_set, path)} (from {first.url}), or name the folder that has it with data.path"
     )
 
 
@@ -149,15 +155,15 @@ def _unpacked(archive: Archive, file: Path) -> dict[str, bytes]:
     size = file.stat().st_size
     if size < archive.size:
         raise UserError(
-            f"{file} has {size:,} of {archive.size:,} bytes, so its download was cut off: continue it by "
-            f"`curl -L -C - -o {file} {archive.url}`"
+            f"{file} has {size:,} of {archive.size:,} bytes, so its download was cut off: continue it with "
+            f"{_again(archive, file)}"
         )
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != archive.md5:
         raise UserError(
             f"{file} is damaged or another file ({size:,} bytes, MD5 {found}; published: {archive.size:,}, "
-            f"{archive.md5}): get it again by `curl -L -o {file} {archive.url}`"
+            f"{archive.md5}): remove it, and get it again with {_again(archive, file)}"
         )
     contents = {}
     with tarfile.open(file, "r|gz") as members:
@@ -166,6 +172,13 @@ def _unpacked(archive: Archive, file: Path) -> dict[str, bytes]:
             if folder == archive.folder and name in archive.files:
                 contents[name] = members.extractfile(member).read()
     return contents
+
+
+def _again(archive: Archive, file: Path) -> str:
+    """The command that gets an archive, or the rest of it; `data get` knows the Python pickles."""
+    if archive.binary:
+        return f"`curl -L -C - -o {file} {archive.url}`"
+    return get_command(archive.data_set, file.parent)
 
 
 def _parts(archive: Archive, contents: Mapping[str, bytes], source: Path) -> dict[str, Labelled]:

@@ -12,6 +12,7 @@ import numpy as np
 from jattn.data.decoding import Encoded
 from jattn.data.encoded_pictures import EncodedPictures
 from jattn.data.options import check_range
+from jattn.data.places import data_folder
 from jattn.data.streams import permutation, stream
 from jattn.errors import UserError
 
@@ -110,7 +111,7 @@ class ImageFolder(EncodedPictures):
 
     @cached_property
     def _path(self) -> Path:
-        return Path(self.path or "data/image_folder")
+        return data_folder("image_folder", self.path)
 
     @cached_property
     def _folders(self) -> dict[str, Path]:

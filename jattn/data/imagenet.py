@@ -6,7 +6,6 @@ Source: O. Russakovsky, J. Deng et al., ImageNet Large Scale Visual Recognition 
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from jattn.data.encoded_pictures import EncodedPictures
 from jattn.data.image_folder import Folder, class_names
 from jattn.data.options import check_range
 from jattn.data.pictures import held_out
+from jattn.data.places import data_folder
 from jattn.errors import UserError
 
 HUB_NAME = "ILSVRC/imagenet-1k"
@@ -66,7 +66,7 @@ class ImageNet(EncodedPictures):
             return hub.read(self.path, HUB_NAME, part, image="image", label="label")
         if self.source == "tfds":
             return prepared.read(self.path, TFDS_NAME, part, image="image", label="label")
-        path = Path(self.path or "data/imagenet") / folder
+        path = data_folder("imagenet", self.path) / folder
         if not path.is_dir():
             raise UserError(
                 f"folder {path.absolute()} does not exist: ImageNet's pictures are given out after registration at "

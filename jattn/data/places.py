@@ -1,6 +1,7 @@
 """Where the files of a data set lie, and what to say where they do not."""
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,9 +18,18 @@ def data_folder(name: str, path: str = "") -> Path:
 def missing(name: str, folder: Path, looked_for: Iterable[str], url: str) -> UserError:
     """The error for a data set whose files are not where they should be."""
     return UserError(
-        f"data set {name} is not in {folder} (looked for {', '.join(looked_for)}): get it from {url}, or say with "
-        "data.path where it is"
+        f"data set {name} is not in {folder} (looked for {', '.join(looked_for)}): get it with "
+        f"{get_command(name, folder)} (from {url}), or say with data.path where it is"
     )
+
+
+def get_command(name: str, path: Path | None = None) -> str:
+    """The command that gets a data set, in backquotes.
+
+    path: the folder where it is to be; None = where it is usually kept.
+    """
+    where = "" if path is None or path.absolute() == data_folder(name) else f" --path {shlex.quote(str(path))}"
+    return f"`python -m jattn data get {name}{where}`"
 
 
 def hub_folder(name: str, repository: str, pattern: str) -> Path:

@@ -83,6 +83,9 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     if dataset is None:
         dataset = data.build(config.data)
     initialization.check(config.model.initialization)
+    for split in dataset.splits:
+        if not dataset.size(split):
+            raise UserError(f"split {split!r} of data set {config.data.name} is empty: it needs examples")
     model = models.build(config.model, dataset.task, num_outputs=losses.num_outputs(config.loss, dataset.task))
     plan = make_plan(config, dataset.size("train"))
     optimizer = build_optimizer(config.optim, plan.total)

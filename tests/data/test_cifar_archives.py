@@ -47,7 +47,7 @@ def test_nothing_there(tmp_path):
         read(CIFAR10, tmp_path / "missing")
     for needed in (str(tmp_path / "missing"), "cifar-10-batches-py/", "cifar-10-binary.tar.gz", "170 MB"):
         assert needed in str(error.value)
-    assert "curl" in str(error.value)
+    assert f"`python -m jattn data get cifar10 --path {tmp_path / 'missing'}`" in str(error.value)
     assert "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz" in str(error.value)
 
 
@@ -55,7 +55,9 @@ def test_a_download_that_was_cut_off(tmp_path):
     archive, _ = write_cifar(tmp_path, PYTHON, packed=True)
     file = tmp_path / archive.file
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=rf"{archive.size - 100:,} of {archive.size:,} bytes.*cut off.*curl -L -C -"):
+    with pytest.raises(
+        UserError, match=rf"{archive.size - 100:,} of {archive.size:,} bytes.*cut off.*data get cifar10 "
+    ):
         read((archive,), tmp_path)
 
 

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
+from jattn.config import Config, DataConfig
 from jattn.data.dataset import eval_batch, train_batch
 from jattn.data.decoding import decode
 from jattn.data.image_folder import ImageFolder
 from jattn.errors import UserError
 from jattn.task import Task
+from jattn.training import setup
 from tests.data.files import write_classes
 
 COUNTS = {"ant": 10, "bee": 20, "cat": 30}
@@ -136,6 +138,9 @@ def test_split_folders_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match=r"valid has class 'wasp', which .*train has not"):
         folder(tmp_path).size("train")
     shutil.rmtree(tmp_path / "valid" / "wasp")
+    config = Config(steps=1, data=DataConfig(name="image_folder", source="folder", path=str(tmp_path)))
+    with pytest.raises(UserError, match=r"split 'test' of .* is empty"):  # before a run's folder is made
+        setup.build(config)
     with pytest.raises(UserError, match=r"split 'test' of .* is empty"):
         folder(tmp_path).size("test")
 

@@ -3,8 +3,9 @@
 import pytest
 
 from jattn.config import Config, ValidationConfig
+from jattn.data.digits import Digits
 from jattn.errors import UserError
-from jattn.training.setup import make_plan
+from jattn.training.setup import build, make_plan
 
 
 def config(**changes):
@@ -18,6 +19,15 @@ def config(**changes):
             owner = getattr(owner, group)
         setattr(owner, field, value)
     return made
+
+
+def test_a_split_without_examples_is_refused_before_anything_is_built():
+    class Empty(Digits):
+        def size(self, split):
+            return 0 if split == "valid" else super().size(split)
+
+    with pytest.raises(UserError, match="split 'valid' of data set digits is empty"):
+        build(config(), Empty())
 
 
 def test_an_epoch_is_the_default_interval():

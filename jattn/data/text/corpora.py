@@ -33,7 +33,10 @@ class TextCorpus(Tokenised, Corpus):
     def __post_init__(self):
         for split in self.splits:
             if len(self.tokens(split)) == 0:
-                raise UserError(f"split {split!r} of {self.label} has no text ({self.place}): it needs some")
+                raise UserError(
+                    f"split {split!r} of {self.label} has no text ({self.place}): give a longer one, or a file with "
+                    "text for each split"
+                )
         super().__post_init__()
 
     @property

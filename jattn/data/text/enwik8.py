@@ -12,8 +12,7 @@ from typing import ClassVar
 
 from jattn.data.places import data_folder, missing
 from jattn.data.text.corpora import TextCorpus
-from jattn.data.text.files import File, opened, pieces
-from jattn.errors import UserError
+from jattn.data.text.files import Damaged, File, opened, pieces
 
 URL = "https://mattmahoney.net/dc/enwik8.zip"
 
@@ -31,6 +30,7 @@ class Enwik8(TextCorpus):
     SHA1: ClassVar[str] = "57b8363b814821dc9d47aa4d41f58733519076b2"
 
     label = "enwik8"
+    published = "enwik8"
 
     @cached_property
     def place(self) -> Path:
@@ -49,9 +49,9 @@ class Enwik8(TextCorpus):
                 size += len(data)
                 digest.update(data)
         if size != self.SIZE:
-            raise UserError(f"{self._file} has {size:,} bytes instead of {self.SIZE:,}: get it again from {URL}")
+            raise Damaged(f"{self._file} has {size:,} bytes instead of {self.SIZE:,}")
         if digest.hexdigest() != self.SHA1:
-            raise UserError(f"{self._file} is damaged (its SHA-1 is not {self.SHA1}): get it again from {URL}")
+            raise Damaged(f"{self._file} is damaged (its SHA-1 is not {self.SHA1})")
 
     def pieces(self, split: str) -> Iterator[bytes]:
         """Lines, the first and last of a split cut where it begins and ends."""

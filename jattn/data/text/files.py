@@ -22,6 +22,14 @@ _SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "va
 _SPLIT_NAME = re.compile(rf"(?:^|[-._ ])({'|'.join(_SPLITS)})(?=[-._ ]|$)", re.IGNORECASE)
 
 
+class Damaged(UserError):
+    """A file is not what it was when it was published; `fault` says so without the way out."""
+
+    def __init__(self, fault: str):
+        super().__init__(f"{fault}: get it again")
+        self.fault = fault
+
+
 class File(NamedTuple):
     """A file, or a member of a zip archive."""
 
@@ -147,7 +155,7 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
                 yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is truncated or damaged ({reason}): get it again") from error
+            raise Damaged(f"{path} is truncated or damaged ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -160,10 +168,10 @@ def opened(file: File) -> Iterator[io.BufferedIOBase]:
                 return
             archive = stack.enter_context(zipfile.ZipFile(file.path))
             if file.member not in archive.namelist():
-                raise UserError(f"{file.path} has no member {file.member}: is it the right archive? Get it again")
+                raise Damaged(f"{file.path} has no member {file.member}, so it is another archive")
             yield stack.enter_context(archive.open(file.member))
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(f"{file.path} is truncated or damaged ({error}): get it again") from error
+            raise Damaged(f"{file.path} is truncated or damaged ({error})") from error
 
 
 @contextlib.contextmanager
@@ -194,5 +202,5 @@ def _check(piece: bytes, name: str, offset: int, text: bool) -> None:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name} is not UTF-8 (byte {offset + error.start} is 0x{piece[error.start]:02x}): convert it with iconv, "
-            "leave it out with option files, or read it with data.tokenizer=bytes"
+            "leave it out with option pattern of data set text, or read bytes with data.tokenizer=bytes"
         ) from None

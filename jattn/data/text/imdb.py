@@ -16,8 +16,8 @@ import numpy as np
 from jattn.data.cache import Writer
 from jattn.data.dataset import Batch, Dataset
 from jattn.data.options import check_range
-from jattn.data.places import data_folder, hub_folder, missing
-from jattn.data.text.files import File, batches, by_split, find, lines, opened, parquet_rows
+from jattn.data.places import data_folder, get_command, hub_folder, missing
+from jattn.data.text.files import Damaged, File, batches, by_split, find, lines, opened, parquet_rows
 from jattn.data.text.recipes import WordsRecipe
 from jattn.data.text.tokenised import Tokenised, smallest_type
 from jattn.data.text.tokenizers import Words
@@ -52,6 +52,7 @@ class IMDB(Tokenised, Dataset):
     sources: ClassVar[tuple[str, ...]] = ("folder", "huggingface")
     not_cached: ClassVar[tuple[str, ...]] = ("max_length", "keep")
     default_tokenizer: ClassVar[str] = "words(vocab_size=19998)"  # with padding and start 20,000
+    published: ClassVar[str] = "imdb"
 
     source: str = "folder"
     path: str = ""
@@ -191,7 +192,10 @@ class IMDB(Tokenised, Dataset):
                 for name, label in (("neg", 0), ("pos", 1)):
                     files = find(self._acl / part / name, "*.txt")
                     if not files:
-                        raise UserError(f"{self._acl / part / name} has no reviews (*.txt): get them from {URL}")
+                        raise UserError(
+                            f"{self._acl / part / name} has no reviews (*.txt): remove {self._acl}, and get them with "
+                            f"{get_command('imdb', self._acl.parent)}"
+                        )
                     for file in files:
                         with opened(file) as stream:
                             yield Review(b"".join(lines(stream, str(file))), label, part)
@@ -217,10 +221,9 @@ def _csv_reviews(file: File) -> Iterator[Review]:
                 raise UserError(f"{file} does not begin with review,sentiment: give the table that does")
             for row in rows:
                 if len(row) != 2 or row[1] not in _SENTIMENTS:
-                    raise UserError(
-                        f"line {rows.line_num} of {file} is no review with its sentiment, positive or negative: "
-                        "is it truncated? Get it again"
+                    raise Damaged(
+                        f"line {rows.line_num} of {file} is no review with its sentiment, positive or negative"
                     )
                 yield Review(row[0].encode(), _SENTIMENTS[row[1]], "")
         except csv.Error as error:
-            raise UserError(f"line {rows.line_num} of {file} is no table ({error}): get it again") from None
+            raise Damaged(f"line {rows.line_num} of {file} is no table ({error})") from None

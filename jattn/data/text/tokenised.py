@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jattn.data.cache import Entry, Writer, cached
-from jattn.data.text.files import File, fingerprint
+from jattn.data.places import get_command
+from jattn.data.text.files import Damaged, File, fingerprint
 from jattn.data.text.recipes import ReadyRecipe, Recipe, parse
 from jattn.data.text.stored import from_json
 from jattn.data.text.tokenizers import Tokenizer
+from jattn.errors import UserError
 
 FORMAT = 2  # of what is made from files; another number makes all of it anew
 
@@ -22,7 +24,13 @@ class Tokenised(abc.ABC):
 
     not_cached: ClassVar[tuple[str, ...]]  # fields that change nothing of what is kept
     default_tokenizer: ClassVar[str]
+    source: str
     tokenizer: str
+
+    @property
+    def published(self) -> str:
+        """Its name for `python -m jattn data get`; empty if it cannot be got so."""
+        return ""
 
     @property
     @abc.abstractmethod
@@ -63,7 +71,15 @@ class Tokenised(abc.ABC):
             del options[name]
         ready = self.recipe.tokenizer.digest() if isinstance(self.recipe, ReadyRecipe) else repr(self.recipe)
         made_from = {"format": FORMAT, "files": fingerprint(self.files()), "tokenizer": ready}
-        return cached(type(self).__name__.lower(), options, made_from, self.make)
+        try:
+            return cached(type(self).__name__.lower(), options, made_from, self.make)
+        except Damaged as error:
+            if not self.published or self.source != "folder":
+                raise
+            folder = self.place.parent if self.place.is_file() else self.place
+            raise UserError(
+                f"{error.fault}: remove it, and get it again with {get_command(self.published, folder)}"
+            ) from error
 
 
 def smallest_type(count: int) -> np.dtype:

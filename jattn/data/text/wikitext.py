@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from jattn.data.options import check_range
-from jattn.data.places import data_folder, hub_folder, missing
+from jattn.data.places import data_folder, get_command, hub_folder, missing
 from jattn.data.text.corpora import TextCorpus
-from jattn.data.text.files import File, by_split, find, lines, opened, pieces, row_pieces
+from jattn.data.text.files import Damaged, File, by_split, find, lines, opened, pieces, row_pieces
 from jattn.data.text.tokenizers import Tokenizer
 from jattn.errors import UserError
 
@@ -48,10 +48,15 @@ class WikiText(TextCorpus):
         """Its name."""
         return f"WikiText-{self.number}{' raw' if self.raw else ''}"
 
+    @property
+    def published(self) -> str:
+        """The name of the data set."""
+        return f"wikitext{self.number}"
+
     @cached_property
     def place(self) -> Path:
         """The folder, or the archive."""
-        name = f"wikitext{self.number}"
+        name = self.published
         if self.source == "huggingface":
             return hub_folder(name, self.path or REPOSITORY, f"{self._version}-v1/*")
         return data_folder(name, self.path)
@@ -103,7 +108,8 @@ class WikiText(TextCorpus):
             if there:
                 absent = [name for name in names.values() if name not in there]
                 raise UserError(
-                    f"{folder} has {', '.join(there)} but not {', '.join(absent)}: get all three from {URL}"
+                    f"{folder} has {', '.join(there)} but not {', '.join(absent)}: add what is missing, or "
+                    f"remove these and get all with {get_command(self.published, self.place)} (from {URL})"
                 )
             tables = by_split(folder, find(folder, "*.parquet"))
             if len(tables) == len(names):
@@ -111,7 +117,7 @@ class WikiText(TextCorpus):
         if archive.is_file():
             return {split: [File(archive, f"{self._version}/{name}")] for split, name in names.items()}
         looked_for = [*names.values(), "train-*.parquet", archive.name]
-        raise missing(f"wikitext{self.number}", self.place, looked_for, URL)
+        raise missing(self.published, self.place, looked_for, URL)
 
     def _is_csv(self, file: File) -> bool:
         """Whether to_csv wrote it: it quotes every row, and no article begins with a quote."""
@@ -142,4 +148,4 @@ def _csv_pieces(file: File) -> Iterator[bytes]:
             for row in csv.reader((piece.decode() for piece in lines(stream, str(file))), strict=True):
                 yield from row_pieces(row[0] if row else "", _EMPTY)
         except csv.Error as error:
-            raise UserError(f"{file} begins like a table of to_csv but is none ({error}): get it again") from None
+            raise Damaged(f"{file} begins like a table of to_csv but is none ({error})") from None

@@ -216,11 +216,11 @@ class TestWikiText:
     def test_mistakes(self, tmp_path):
         with pytest.raises(
             UserError,
-            match=r"wikitext2 is not in .* \(looked for wiki.train.raw, .*wikitext-2-raw-v1.zip\): get it from https://",
+            match=r"wikitext2 is not in .* \(looked for wiki.train.raw, .*v1.zip\): get it with .*data get wikitext2",
         ):
             wikitext(tmp_path)
         made.wikitext(tmp_path)
-        with pytest.raises(UserError, match=r"looked for wiki.train.tokens.*get it from https://"):
+        with pytest.raises(UserError, match=r"looked for wiki.train.tokens.*data get wikitext2"):
             wikitext(tmp_path, raw=False)
         (tmp_path / "wiki.test.raw").unlink()
         with pytest.raises(UserError, match=r"has wiki.train.raw, wiki.valid.raw but not wiki.test.raw"):
@@ -262,13 +262,17 @@ class TestEnwik8:
         with pytest.raises(UserError, match=r"enwik8 is not in .*\(looked for enwik8, enwik8.zip\).*mattmahoney"):
             Enwik8(path=str(enwik8))
         (enwik8 / "raw" / "enwik8").write_bytes(made.ENWIK8[:-1])
-        with pytest.raises(UserError, match="enwik8 has 999 bytes instead of 1,000: get it again from http"):
+        with pytest.raises(
+            UserError, match="enwik8 has 999 bytes instead of 1,000: remove it, and get it again with `python -m"
+        ):
             Enwik8(path=str(enwik8 / "raw"))
         (enwik8 / "raw" / "enwik8").write_bytes(made.ENWIK8[:-1] + b"x")
         with pytest.raises(UserError, match=r"enwik8 is damaged .its SHA-1 is not"):
             Enwik8(path=str(enwik8 / "raw"))
         (enwik8 / "zip" / "enwik8.zip").write_bytes((enwik8 / "zip" / "enwik8.zip").read_bytes()[:-30])
-        with pytest.raises(UserError, match=r"enwik8.zip is truncated or damaged"):
+        with pytest.raises(
+            UserError, match=r"enwik8.zip is truncated or damaged.*get it again with .*data get enwik8 --path"
+        ):
             Enwik8(path=str(enwik8 / "zip"))
 
 

@@ -133,13 +133,19 @@ def test_mistakes(places, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             imdb(places["csv"], **options)
-    with pytest.raises(UserError, match=r"imdb is not in .*looked for train/pos, .*get it from https://"):
+    with pytest.raises(
+        UserError,
+        match=r"imdb is not in .*looked for train/pos, .*get it with `python -m jattn data get imdb --path .*https://",
+    ):
         imdb(tmp_path / "nowhere")
     path = places["file"]
     whole = path.read_text()
     for text, message in (
         (whole[: whole.index(",positive")], r"line 3 of .*Dataset.csv is no review with its sentiment"),
-        (whole.replace("negative", "bad", 1), "line 2 of .*is no review with its sentiment, positive or negative"),
+        (
+            whole.replace("negative", "bad", 1),
+            r"line 2 of .*is no review with its sentiment, positive or negative: remove it, .*data get imdb --path",
+        ),
         (whole.replace("review,", "text,", 1), "does not begin with review,sentiment"),
         (whole[:40], r"line . of .*Dataset.csv is no table \(unexpected end of data\)"),
     ):

@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> Config:
         ),
         optim=OptimConfig(learning_rate=3e-4, schedule="constant", beta2=0.95, weight_decay=0.1, clip_norm=1.0),
         validation=ValidationConfig(every=10_000),
-        logging=LoggingConfig(every=1000),
+        logging=LoggingConfig(every=1000, sample_every=10_000, sample_count=1, sample_tokens=512),
     )
     if chosen["attention"] == "neural":
         config.model.layers = "0:neural(use_bias=False)"

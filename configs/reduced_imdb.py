@@ -8,7 +8,7 @@ python train.py --config=configs/reduced_imdb.py:super
 python eval.py --workdir=runs/reduced_imdb-super
 
 The arms are sdpa (the baseline), optimised, efficient, super (one W_A for all heads) and super_per_head. All of them,
-five seeds each, with mean test accuracy and loss, parameters, and times:
+five seeds each; the tables have mean test accuracy (with --measure=loss the loss), parameters, and times:
 python -m jattn compare configs/reduced_imdb.py --axis arg=sdpa,optimised,efficient,super,super_per_head --seeds 5
 
 Reported in the log of its PyTorch notebook (commit 3b2ff81; a T4, five runs each, W_A shared; means of five):

@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> Config:
             config.model.embedding_scale = 2 + 512**0.5
     if chosen["size"] == "smoke":
         config.steps = 12
-        config.model.width, config.model.depth, config.model.num_heads, config.model.mlp_dim = 16, 2, 2, 32
+        config.model.width, config.model.depth, config.model.num_heads, config.model.mlp_dim = 16, 1, 2, 32
         config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8"
         config.data.batch_size = config.data.eval_batch_size = 8
         config.validation.every = 6

@@ -36,6 +36,9 @@ values. Its words are cut otherwise than ours. (Its count of parameters has a bi
 
 `:listops` has the same model on ListOps (docs/data.md), ten classes, which needs no files:
 python train.py --config=configs/reduced_imdb.py:super,listops
+Measured, one seed each, after 3,000 steps: 41.5 % of 2,000 expressions (sdpa), 40.7 (optimised), 39.2 (efficient), 38.7
+(super), 38.0 (super_per_head); guessing gives 10 %. The standard error of each is 1.1 points: one seed ranks no
+neighbours. A run takes less than a minute on one CPU core.
 
 `:smoke` reads reviews from --config.data.path, at least 200 of them.
 """

@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> Config:
         ),
         optim=OptimConfig(learning_rate=3e-4, schedule="constant", beta2=0.95, weight_decay=0.1, clip_norm=1.0),
         validation=ValidationConfig(every=10_000),
-        logging=LoggingConfig(every=1000),
+        logging=LoggingConfig(every=1000, sample_every=10_000, sample_count=1, sample_tokens=512),
     )
     if chosen["attention"] == "neural":
         config.model.layers = "0:neural(use_bias=False)"
@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> Config:
             config.model.embedding_scale = 2 + 512**0.5
     if chosen["size"] == "smoke":
         config.steps = 12
-        config.model.width, config.model.depth, config.model.num_heads, config.model.mlp_dim = 16, 2, 2, 32
+        config.model.width, config.model.depth, config.model.num_heads, config.model.mlp_dim = 16, 1, 2, 32
         config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8"
         config.data.batch_size = config.data.eval_batch_size = 8
         config.validation.every = 6

@@ -8,7 +8,7 @@ python train.py --config=configs/reduced_imdb.py:super
 python eval.py --workdir=runs/reduced_imdb-super
 
 The arms are sdpa (the baseline), optimised, efficient, super (one W_A for all heads) and super_per_head. All of them,
-five seeds each, with mean test accuracy and loss, parameters, and times:
+five seeds each; the tables have mean test accuracy (with --measure=loss the loss), parameters, and times:
 python -m jattn compare configs/reduced_imdb.py --axis arg=sdpa,optimised,efficient,super,super_per_head --seeds 5
 
 Reported in the log of its PyTorch notebook (commit 3b2ff81; a T4, five runs each, W_A shared; means of five):
@@ -36,6 +36,9 @@ values. Its words are cut otherwise than ours. (Its count of parameters has a bi
 
 `:listops` has the same model on ListOps (docs/data.md), ten classes, which needs no files:
 python train.py --config=configs/reduced_imdb.py:super,listops
+Measured, one seed each, after 3,000 steps: 41.5 % of 2,000 expressions (sdpa), 40.7 (optimised), 39.2 (efficient), 38.7
+(super), 38.0 (super_per_head); guessing gives 10 %. The standard error of each is 1.1 points: one seed ranks no
+neighbours. A run takes less than a minute on one CPU core.
 
 `:smoke` reads reviews from --config.data.path, at least 200 of them.
 """

@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 from jattn import models
+from jattn.data import DATASETS
+from jattn.data.options import check_options
 from jattn.interop.original import neural, reduced
+from jattn.literals import parse_options
 from jattn.models.summary import abstract_inputs
 from jattn.optim.build import DECAY_SCOPES, build
 from jattn.optim.parameters import path_name
@@ -175,9 +178,11 @@ def test_arms_differ_in_attention_alone(name):
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_has_a_plan_an_optimizer_and_initial_values(name):
-    for words in (*ARMS[name], *(() if name == "adaptive_span_enwik8" else (f"{ARMS[name][-1]},as_published",))):
+def test_every_arm_has_data_a_plan_an_optimizer_and_initial_values(name):
+    others = {"adaptive_span_enwik8": ("large",), "reduced_imdb": ("keras", "keras,as_published", "as_published")}
+    for words in (*ARMS[name], *others.get(name, ("as_published",))):
         config, _ = made(name, words)
+        check_options(name, DATASETS[config.data.name], parse_options(config.data.options))
         plan = setup.make_plan(config, train_size=40_000)
         build(config.optim, plan.total)
         initialization.check(config.model.initialization)

@@ -18,7 +18,7 @@ from jattn.data.pictures import Pictures
 from jattn.errors import UserError
 from jattn.literals import parse_options
 
-SIZE = (500, 375)  # pixels of a JPEG, width and height; the median of ImageNet's
+SIZE = (500, 375)  # pixels of a JPEG, width and height, as many of ImageNet's have
 DISTINCT = 50  # JPEGs; files are links to them
 PER_CLASS = 20
 

@@ -15,8 +15,10 @@ training step (`--parts`). Where a step takes longer than a placed batch, traini
 
 import argparse
 import contextlib
+import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +67,30 @@ def run(args: argparse.Namespace) -> None:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
     rows = []
-    for name in args.configs:
-        if name in SHAPES:
-            raise UserError(f"{name} is measured on random data and has no pipeline: give a config file")
-        with contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder, _caches_in(Path(folder, "cache") if args.made else None):
+        for place, name in enumerate(args.configs):
+            if name in SHAPES:
+                raise UserError(f"{name} is measured on random data and has no pipeline: give a config file")
             config = config_of(name, args.set)
             if args.made:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                config.data = made(config.data, folder)
+                config.data = made(config.data, Path(folder, str(place)))
             rows += _measured(name, config, parts, args)
     table.show(table.console(), "input (ms for all batches of a repetition; items are examples)", rows)
     if args.out:
         results.write(args.out, "input", rows)
+
+
+@contextlib.contextmanager
+def _caches_in(folder: Path | None) -> Iterator[None]:
+    """What is prepared of files that will be gone is not kept among that of others; None: it is where it always is."""
+    names = ("JATTN_CACHE", "HF_DATASETS_CACHE") if folder else ()
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(folder / name) for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _measured(name: str, config: Config, parts: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:

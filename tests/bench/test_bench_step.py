@@ -1,5 +1,7 @@
 """The benchmarks of whole steps and of the pipeline that feeds them."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -79,10 +81,12 @@ def test_a_pipeline_of_made_up_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("jattn.bench.made_pictures.SIZE", (20, 16))
     out = tmp_path / "out.json"
     smoke = "configs/convnn_vit.py:smoke"  # a folder of pictures
+    before = os.environ.get("JATTN_CACHE")
     run("input", smoke, "--made", "--parts=batches", "--batches=2", "--repeats=1", f"--out={out}")
     (row,) = results.read(out)["rows"]
     assert row["items_per_second"] > 0
     assert f"{smoke}: the first batch was there after" in capsys.readouterr().out
+    assert os.environ.get("JATTN_CACHE") == before
 
 
 @pytest.mark.parametrize("source", ["folder", "huggingface"])

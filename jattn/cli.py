@@ -161,7 +161,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("stride", None, "text: tokens between two windows; default the window", flag_values=values)
     flags.DEFINE_string("average", "tokens", "text: over tokens, each once, or over whole windows", flag_values=values)
     flags.DEFINE_integer("bins", 15, "of the calibration", flag_values=values)
-    flags.DEFINE_integer("timed_batches", 20, "batches whose time is measured; 0 = none", flag_values=values)
+    flags.DEFINE_integer("timed_batches", 10, "batches whose time is measured; 0 = none", flag_values=values)
     flags.DEFINE_bool("pictures", True, "draw calibration and confusion matrix", flag_values=values)
     if _wants_help(argv):
         _print_help(EVAL_HELP, values)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jattn.data.text.tokenizers import Tokenizer
 from jattn.errors import UserError
-from jattn.generation import Generation, Sampling, TextStream
+from jattn.generation import Generation, Sampling, TextStream, check_prompts
 from jattn.literals import parse_checkpoint
 from jattn.models import LanguageModel
 from jattn.training.step import root_key
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         for i, prompt in enumerate(prompts)
         for sample in range(args.num_samples)
     ]
+    check_prompts(trained.experiment.model, trained.params, [text.tokens for text in texts])
     stream = sys.stdout.isatty() if args.stream is None else args.stream
     start, count = time.perf_counter(), 0
     for first in range(0, len(texts), args.batch_size):
@@ -163,6 +164,8 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if (args.prompt is None) == (args.prompt_file is None):
         raise UserError("give either --prompt or --prompt_file: a text is continued from at least one token")
     if args.prompt is not None:
+        if any("\ud800" <= c <= "\udfff" for c in args.prompt):  # how Python marks what it cannot decode
+            raise UserError("--prompt is no UTF-8: give it in a file, or set the terminal's encoding to UTF-8")
         return [args.prompt]
     try:
         lines = Path(args.prompt_file).read_text(encoding="utf-8").splitlines()

@@ -75,6 +75,7 @@ def one_sentence(capsys, *argv):
         (["--prompt=a", "--prompt_file=b"], "give either --prompt or --prompt_file"),
         (["--prompt_file=nowhere.txt"], "--prompt_file=nowhere.txt cannot be read (No such file"),
         (["--prompt="], "the prompt is empty"),
+        (["--prompt=\udcff"], "--prompt is no UTF-8"),
         ([f"--prompt={'x' * 40}"], "the prompt has 40 tokens and the model's context 32"),
         (["--prompt=a", "--top_p=2"], "top_p=2.0 is a probability"),
         (["--prompt=a", "--num_samples=0"], "--num_samples=0 must be at least 1"),

@@ -26,7 +26,8 @@ def speed(step: EvalStep, params: PyTree, batch: Batch, task: Task, batches: int
         jax.block_until_ready(step(params, batch))
         seconds.append(time.perf_counter() - start)
     of_batch, size = float(np.median(seconds)), len(batch["inputs"])
-    found = {
+    found: dict[str, Any] = {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": size,
         "batches": batches,
         "seconds_per_batch": of_batch,

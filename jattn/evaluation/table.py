@@ -22,7 +22,8 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
         if value is not None:
             table.add_row(name, f"{value:.2%}" if name in PERCENT else f"{value:.4f}")
     for name, value in results.get("speed", {}).items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.4g}")
+        shown = {str: "{}", int: "{:,}", float: "{:,.4g}"}[type(value)]
+        table.add_row(name, shown.format(value))
     console.print(table)
     if "classes" in results:
         _print_classes(results["classes"], console)

@@ -3,14 +3,15 @@
 python train.py --config=configs/digits_vit.py
 python eval.py --workdir=runs/digits_vit
 
-With another mechanism: --config=configs/digits_vit.py:neural (any key of jattn.attention.MECHANISMS).
+With another mechanism: --config=configs/digits_vit.py:neural (any key of jattn.attention.MECHANISMS). Several:
+python -m jattn compare configs/digits_vit.py --axis arg=softmax,neural,local --seeds 8
 
 About a minute on two CPU cores. Test accuracy 98.3, 98.1, 98.9, 98.6 % with seeds 0 to 3 (359 pictures).
 """
 
 from jattn.attention import MECHANISMS
 from jattn.config import AttentionConfig, Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
-from jattn.errors import unknown
+from jattn.config_arguments import choose
 
 OPTIONS = {
     "neural": "projection_dim=4",
@@ -26,10 +27,11 @@ OPTIONS = {
 }
 """Of each mechanism, for 16 patches in heads of 16 features; the others take their defaults."""
 
+ARGUMENTS = {"mechanism": tuple(MECHANISMS), "size": ("", "smoke")}
+
 
 def get_config(arg: str = "") -> Config:
-    if arg not in ("", "smoke", *MECHANISMS):
-        raise unknown("argument of configs/digits_vit.py", arg, ["smoke", *MECHANISMS])
+    chosen = choose(arg, "configs/digits_vit.py", ARGUMENTS)
     config = Config(
         steps=1000,
         model=ModelConfig(name="vision_transformer", width=64, depth=4, num_heads=4, patch_size=2, activation="relu"),
@@ -39,9 +41,8 @@ def get_config(arg: str = "") -> Config:
         validation=ValidationConfig(every=200),
         logging=LoggingConfig(every=50),
     )
-    if arg in MECHANISMS:
-        config.model.attention = AttentionConfig(arg, OPTIONS.get(arg, ""))
-    if arg == "smoke":
+    config.model.attention = AttentionConfig(chosen["mechanism"], OPTIONS.get(chosen["mechanism"], ""))
+    if chosen["size"] == "smoke":
         config.steps = 12
         config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
         config.data.batch_size = 16

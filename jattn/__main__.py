@@ -1,11 +1,13 @@
 """`python -m jattn`: the tools around training."""
 
 import argparse
+import re
 import sys
 from typing import Any
 
 from jattn import generate, verify
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
+from jattn.compare import command as compare
 from jattn.errors import UserError
 from jattn.process import prepare_process
 
@@ -29,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (module, text) in BENCHMARKS.items():
         _add(kinds, name, module, text)
     _add(commands, "generate", generate, "text from a trained language model")
+    _add(commands, "compare", compare, "run a grid of cells and seeds, and say what their differences show")
     _add(commands, "verify", verify, "compare jattn with recorded cases of the released codes")
     return top
 
@@ -41,9 +44,19 @@ def _add(commands: Any, name: str, module: Any, text: str) -> None:
     options.set_defaults(run=module.run)
 
 
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, those in `overrides` that are train.py's --config.NAME=VALUE, if the command takes them."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    args.overrides = [word for word in rest if re.match(r"--?(no)?config\.", word)]
+    if len(args.overrides) < len(rest) or (rest and not getattr(args, "takes_overrides", False)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; a user's mistake is one sentence and exit code 2."""
-    args = parser().parse_args(argv)
+    args = _parsed(argv)
     prepare_process()
     try:
         return args.run(args) or 0

@@ -25,6 +25,7 @@ ORDER = [
     {"evaluation"},
     {"verify", "cli", "generate"},
     {"bench"},
+    {"compare"},
     {"__main__"},
 ]
 

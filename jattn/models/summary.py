@@ -68,7 +68,13 @@ def forward_flops(model: Transformer, task: Task) -> int:
     As XLA counts them (a multiply-add is two, masked pairs included); norms, activations and residuals, which are a
     few percent, are not.
     """
-    return _observe(model, task, batch_size=1)[0].flops
+    return size(model, task)[1]
+
+
+def size(model: Transformer, task: Task) -> tuple[int, int]:
+    """Parameters, and floating-point operations of one example's forward pass as `forward_flops` counts them."""
+    observed, params = _observe(model, task, batch_size=1)
+    return count(params), observed.flops
 
 
 def _observe(model: Transformer, task: Task, batch_size: int) -> tuple[_Observed, PyTree]:

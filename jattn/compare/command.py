@@ -1,0 +1,175 @@
+"""`python -m jattn compare`: a grid of runs with everything else equal, and what their differences show.
+
+    python -m jattn compare configs/digits_vit.py --axis arg=softmax,neural,local --seeds 8
+    python -m jattn compare configs/digits_vit.py --axis "model.attention.name=softmax,kvt(topk=8)" --match params
+    python -m jattn compare configs/python_docs_lm.py --axis model.width=64,96 --axis model.depth=2,4 --budget tokens
+
+Each cell, one value of every axis, runs with seeds 0, 1, ...: the same batches in the same order, the same initial
+values of parameters of the same name and shape, the same budget. The runs are ordinary runs, DIR/CELL/seedN.
+The same command continues a comparison that was stopped; more seeds or values may be asked for later.
+docs/comparing.md says what the numbers mean.
+
+An axis is an option of jattn/config.py, or `arg`, which varies the word after the colon of CONFIG. Commas inside of
+brackets or quotes do not separate values; if a value holds other commas, separate all by semicolons:
+--axis "arg=super,keras; softmax,keras". --config.NAME=VALUE holds for all cells.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jattn import cli, data
+from jattn.bench import table as bench_table
+from jattn.compare import budget as budgets
+from jattn.compare import matching, report, runs, speed, table
+from jattn.compare.grid import Cell, cells, parse_axis
+from jattn.config import Config
+from jattn.data import Dataset
+from jattn.errors import UserError, unknown
+from jattn.evaluation import measures
+from jattn.optim.build import build as build_optimizer
+from jattn.training import losses
+from jattn.training.setup import make_plan
+
+SPEEDS = "speeds.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="a config file, with :argument if it takes one")
+    add("--axis", action="append", default=[], metavar="NAME=VALUE,...", help="what varies; several make a grid")
+    add("--seeds", type=int, default=5, metavar="N", help="runs of each cell, seeds 0 to N - 1 (default: %(default)s)")
+    add("--baseline", metavar="CELL", help="the cell that the others are compared with (default: the first)")
+    add(
+        "--match", choices=matching.QUANTITIES, help="adapt the mlp's width so that models are as large as the baseline"
+    )
+    add(
+        "--budget", default="steps", metavar="UNIT[=N]",
+        help="what each run gets: steps, tokens or seconds (at the speed of its step, measured first); without N, "
+        "as many as the baseline's config asks for (default: %(default)s)",
+    )  # fmt: skip
+    add("--measure", metavar="NAME", help="what is compared (default: accuracy, of language bits_per_byte or loss)")
+    add("--split", default="test", help="train, valid or test (default: %(default)s)")
+    add("--checkpoint", choices=("best", "newest"), default="best", help="which is evaluated (default: %(default)s)")
+    add(
+        "--threshold", type=float, metavar="X",
+        help="validation value, as in metrics.csv, to which steps are counted (default: what all runs of the baseline "
+        "reach)",
+    )  # fmt: skip
+    add("--jobs", type=int, default=1, metavar="N", help="processes at a time, of several GPUs one each (default: 1)")
+    add("--workdir", type=Path, metavar="DIR", help="folder of it all (default: runs/compare-CONFIG)")
+    parser.set_defaults(takes_overrides=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does the runs that are missing, prints the tables, writes the files; returns the exit code.
+
+    Raises:
+      UserError: what is asked for does not exist or does not compare, found before any run begins.
+    """
+    _leave_devices_to_the_runs()
+    folder = args.workdir or Path("runs") / f"compare-{cli.default_workdir(args.config).name}"
+    if args.seeds < 1:
+        raise UserError(f"--seeds={args.seeds} must be at least 1")
+    budget = budgets.parse_budget(args.budget)
+    grid = cells(args.config, [parse_axis(text) for text in args.axis], args.overrides)
+    baseline = _baseline(grid, args.baseline)
+    dataset = data.build(baseline.config.data)
+    dataset.check_split(args.split)
+    notes: list[str] = []
+    try:
+        if args.match:
+            grid, notes = matching.matched(grid, baseline, args.match, dataset)
+        for cell in grid:
+            _check(cell.config, dataset)
+        measured = lambda some: speed.steps_per_second(some, folder / SPEEDS)  # noqa: E731
+        grid = budgets.budgeted(grid, baseline, budget, dataset, measured)
+        sizes = {cell.name: matching.size_of(cell.config, dataset) for cell in grid}
+        question = report.Question(
+            _measure(args.measure, baseline.config, dataset, args.split), baseline.name, args.threshold
+        )
+        totals = {cell.name: make_plan(cell.config, dataset.size("train")).total for cell in grid}
+        jobs = runs.make_jobs(grid, range(args.seeds), folder, args.split, args.checkpoint)
+        heading = _heading(args, grid, totals)
+        _say(heading)
+        for note in notes:
+            _say(note)
+        outcomes = runs.run_all(jobs, args.jobs, _say, lambda outcome: _described(outcome, question.measure))
+    except KeyboardInterrupt:
+        return cli.INTERRUPTED
+    about: dict[str, Any] = {
+        "argv": sys.argv[1:],
+        "heading": heading,
+        "config": args.config,
+        "overrides": args.overrides,
+        "axes": {axis.name: axis.values for axis in map(parse_axis, args.axis)},
+        "seeds": list(range(args.seeds)),
+        "budget": {"unit": budget.unit, "amount": budget.amount, "steps": totals},
+        "match": args.match,
+        "split": args.split,
+        "checkpoint": args.checkpoint,
+        "jobs": args.jobs,
+        "notes": notes,
+    }
+    found = report.build(outcomes, sizes, question, about)
+    paths = report.write(folder, found)
+    table.show(bench_table.console(), found)
+    _say(f"written to {', '.join(map(str, paths))}")
+    return 0
+
+
+def _leave_devices_to_the_runs() -> None:
+    """This process only counts: on a GPU it would keep its memory from the runs."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _baseline(grid: list[Cell], name: str | None) -> Cell:
+    if name is None:
+        return grid[0]
+    by_name = {cell.name: cell for cell in grid}
+    if name not in by_name:
+        raise unknown("baseline", name, by_name)
+    return by_name[name]
+
+
+def _check(config: Config, dataset: Dataset) -> None:
+    """Raises what a run would raise at its beginning, but for what depends on its devices."""
+    matching.size_of(config, dataset)
+    build_optimizer(config.optim, make_plan(config, dataset.size("train")).total)
+
+
+def _measure(name: str | None, config: Config, dataset: Dataset, split: str) -> str:
+    """The measure asked for, or the usual one of the task."""
+    task = dataset.task_of(split)
+    known = measures(dict.fromkeys(losses.measured(config.loss, dataset.task), (0.0, 1)), task)
+    if name is None:
+        name = "accuracy" if task.kind != "language" else "bits_per_byte" if "bits_per_byte" in known else "loss"
+    if name not in known:
+        raise unknown("measure", name, known)
+    return name
+
+
+def _heading(args: argparse.Namespace, grid: list[Cell], totals: dict[str, int]) -> str:
+    steps = sorted(set(totals.values()))
+    length = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+    cells = f"{len(grid)} cells" if len(grid) > 1 else "1 cell"
+    return (
+        f"{args.config}: {cells} x {args.seeds} seeds, {length} steps each, "
+        f"evaluated on {args.split} with the {args.checkpoint} checkpoint"
+    )
+
+
+def _described(outcome: runs.Outcome, measure: str) -> str:
+    if outcome.failure:
+        return f"FAILED: {outcome.failure} (see {outcome.job.log})"
+    return table.describe(measure, outcome.measures)
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)

@@ -1,0 +1,313 @@
+"""What a comparison found, as one object: `comparison.json`, and as rows: `cells.csv`, `runs.csv`."""
+
+import csv
+import dataclasses
+import datetime
+import io
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+import scipy
+
+from jattn import config_json
+from jattn.bench.results import commit, versions
+from jattn.compare import course, statistics
+from jattn.compare.matching import Size
+from jattn.compare.runs import Outcome
+from jattn.training.run import write_atomically
+
+FORMAT = 1
+JSON, CELLS, RUNS = "comparison.json", "cells.csv", "runs.csv"
+
+BASELINE, BETTER, WORSE, NONE_SHOWN, NOT_TESTED = (
+    "baseline", "better", "worse", "no difference shown", "not tested: fewer than 2 pairs of finished runs",
+)  # fmt: skip
+"""Verdicts."""
+
+CURVES = ("loss", "accuracy", "top5_accuracy")
+"""Measures that validation has too. The others are functions of the loss, whose curve stands for theirs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked of the runs.
+
+    Attributes:
+      measure: of the evaluation that is compared.
+      baseline: name of the cell that the others are compared with.
+      threshold: of the validation curve; None = what every finished run of the baseline reached.
+    """
+
+    measure: str
+    baseline: str
+    threshold: float | None
+
+    @property
+    def higher(self) -> bool:
+        """Whether more is better."""
+        return self.measure in course.HIGHER_IS_BETTER
+
+    @property
+    def curve(self) -> str:
+        """The validation metric whose course is described."""
+        return self.measure if self.measure in CURVES else "loss"
+
+
+def build(
+    outcomes: Sequence[Outcome], sizes: Mapping[str, Size], question: Question, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole report.
+
+    Args:
+      outcomes: of all runs.
+      sizes: of the cells' models, by name.
+      question: what is asked.
+      about: further entries for its head: how the runs were chosen.
+    """
+    courses = {
+        outcome.job.folder: course.read_course(outcome.job.folder, question.curve)
+        for outcome in outcomes
+        if not outcome.failure
+    }
+    of_baseline = [o for o in outcomes if o.job.cell.name == question.baseline and not o.failure]
+    threshold = question.threshold
+    if threshold is None:
+        threshold = course.threshold([courses[o.job.folder] for o in of_baseline], question.higher)
+    rows = [_run(outcome, courses.get(outcome.job.folder), threshold, question.higher) for outcome in outcomes]
+    names = list(dict.fromkeys(outcome.job.cell.name for outcome in outcomes))
+    first = {outcome.job.cell.name: outcome.job for outcome in reversed(outcomes)}
+    by_cell = {name: [row for row in rows if row["cell"] == name] for name in names}
+    cells = []
+    for name in names:
+        job = first[name]
+        cells.append(
+            {
+                "cell": name,
+                "settings": job.cell.settings,
+                "differs": config_json.differences(first[question.baseline].cell.config, job.cell.config),
+                "params": sizes[name].params,
+                "flops": sizes[name].flops,
+                **_cell(by_cell[name]),
+            }
+        )
+    comparisons = _comparisons(by_cell, question)
+    found = {
+        "format": FORMAT,
+        "command": shlex.join(["python", "-m", "jattn", *about["argv"]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions() | {m.__name__: m.__version__ for m in (np, optax, scipy)},
+        **{name: value for name, value in about.items() if name != "argv"},
+        "measure": question.measure,
+        "higher_is_better": question.higher,
+        "baseline": question.baseline,
+        "curve": f"valid/{question.curve}",
+        "threshold": threshold,
+        "threshold_is": "given"
+        if question.threshold is not None
+        else "what every finished run of the baseline reached",
+        "cells": cells,
+        "comparisons": comparisons,
+        "runs": rows,
+    }
+    return found | {"notes": [*about.get("notes", ()), *_notes(found)]}
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Writes the three files; returns their paths."""
+    texts = {
+        JSON: json.dumps(_finite(report), indent=1, allow_nan=False) + "\n",
+        CELLS: _csv([_cell_row(report, cell) for cell in report["cells"]]),
+        RUNS: _csv([_run_row(row) for row in report["runs"]]),
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def _run(outcome: Outcome, found: course.Course | None, threshold: float | None, higher: bool) -> dict[str, Any]:
+    job, record = outcome.job, outcome.record
+    row: dict[str, Any] = {
+        "cell": job.cell.name,
+        "seed": job.seed,
+        "failure": outcome.failure,
+        "measures": dict(outcome.measures),
+        "step": outcome.step,
+        "steps_to_threshold": None,
+        "seconds_to_threshold": None,
+        "area": None,
+        "steps_per_second": None,
+        "peak_memory_bytes": None,
+        "folder": str(job.folder),
+        "command": shlex.join(["python", "train.py", *job.train_flags()]),
+        "config_hash": config_json.config_hash(job.config),
+        "commit": record.get("commit"),
+        "machine": record.get("machine"),
+        "versions": record.get("versions"),
+        "seconds": record.get("seconds"),
+    }
+    if found is None:
+        return row
+    reached = None if threshold is None else course.steps_to(found, threshold, higher)
+    rate = found.steps_per_second
+    return row | {
+        "steps_to_threshold": reached,
+        "seconds_to_threshold": None if reached is None or rate is None else reached / rate,
+        "area": course.area(found),
+        "steps_per_second": rate,
+        "peak_memory_bytes": found.peak_memory_bytes,
+    }
+
+
+def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    finished = [row for row in rows if not row["failure"]]
+    measures = list(dict.fromkeys(name for row in finished for name in row["measures"]))
+
+    def numbers(name: str) -> list[float]:
+        return [row[name] for row in finished if row[name] is not None]
+
+    def median(name: str) -> float | None:
+        return float(np.median(numbers(name))) if numbers(name) else None
+
+    return {
+        "runs": len(rows),
+        "failed": {row["seed"]: row["failure"] for row in rows if row["failure"]},
+        "measures": {name: _summary([row["measures"][name] for row in finished]) for name in measures},
+        "reached_threshold": len(numbers("steps_to_threshold")),
+        "steps_to_threshold": median("steps_to_threshold"),
+        "seconds_to_threshold": median("seconds_to_threshold"),
+        "area": _summary(numbers("area")),
+        "steps_per_second": median("steps_per_second"),
+        "peak_memory_bytes": max(numbers("peak_memory_bytes"), default=None),
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    return dataclasses.asdict(statistics.summary(values)) | {"values": list(values)}
+
+
+def _comparisons(by_cell: Mapping[str, Sequence[Mapping[str, Any]]], question: Question) -> list[dict[str, Any]]:
+    """Each cell with the baseline: seeds that both finished as pairs, and all finished runs as two samples."""
+    values = {
+        name: {row["seed"]: row["measures"][question.measure] for row in rows if not row["failure"]}
+        for name, rows in by_cell.items()
+    }
+    base = values[question.baseline]
+    made = {}
+    for name, own in values.items():
+        if name == question.baseline:
+            continue
+        both = [seed for seed in own if seed in base]
+        made[name] = {
+            "paired": statistics.paired([own[seed] for seed in both], [base[seed] for seed in both]),
+            "unpaired": statistics.unpaired(list(own.values()), list(base.values())),
+        }
+    corrected = {
+        kind: statistics.holm({name: kinds[kind].p_value for name, kinds in made.items()})
+        for kind in ("paired", "unpaired")
+    }
+    return [
+        {
+            "cell": name,
+            **{kind: dataclasses.asdict(d) | {"p_corrected": corrected[kind][name]} for kind, d in kinds.items()},
+            "verdict": _verdict(kinds["paired"], corrected["paired"][name], question.higher),
+        }
+        for name, kinds in made.items()
+    ]
+
+
+def _verdict(found: statistics.Difference, p: float | None, higher: bool) -> str:
+    if p is None:
+        return NOT_TESTED
+    if p > statistics.LEVEL:
+        return NONE_SHOWN
+    return BETTER if (found.difference > 0) == higher else WORSE
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers has to know besides."""
+    notes = []
+    tested = [c for c in report["comparisons"] if c["paired"]["p_value"] is not None]
+    if tested:
+        pairs = min(c["paired"]["counts"][0] for c in tested)
+        least = len(tested) * max(c["paired"]["smallest_p"] for c in tested)
+        if least > statistics.LEVEL:
+            comparisons = f"{len(tested)} comparisons" if len(tested) > 1 else "one comparison"
+            notes.append(
+                f"{pairs} pairs of runs and {comparisons} cannot show p < {min(1.0, least):.3g}, however large the "
+                f"difference: at least {statistics.fewest_pairs(len(tested))} seeds can show p < {statistics.LEVEL}"
+            )
+    for c in tested:
+        if c["paired"]["difference"] == 0 and c["paired"]["standard_error"] == 0:
+            notes.append(
+                f"{c['cell']} and {report['baseline']} agree in every run to the last digit: they compute the same "
+                "function here, or the axis has no effect"
+            )
+    for cell in report["cells"]:
+        reasons: dict[str, list[str]] = {}
+        for seed, failure in cell["failed"].items():
+            reasons.setdefault(failure, []).append(str(seed))
+        for failure, seeds in reasons.items():
+            notes.append(f"{cell['cell']}: seed {', '.join(seeds)} failed ({failure}) and is in no mean or test")
+    for name, what in (("commit", "states of the code"), ("machine", "machines"), ("versions", "sets of versions")):
+        found = {json.dumps(row[name], sort_keys=True) for row in report["runs"] if row[name] is not None}
+        if len(found) > 1:
+            notes.append(f"the runs were made by {len(found)} different {what}: {RUNS} and {JSON} say which by which")
+    return notes
+
+
+def _cell_row(report: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
+    measured = cell["measures"].get(report["measure"], {})
+    found = next((c for c in report["comparisons"] if c["cell"] == cell["cell"]), None)
+    low, high = measured.get("interval") or (None, None)
+    row = {
+        "cell": cell["cell"],
+        **cell["settings"],
+        "runs": cell["runs"],
+        "failed": len(cell["failed"]),
+        "measure": report["measure"],
+        "mean": measured.get("mean"),
+        "standard_error": measured.get("standard_error"),
+        "low": low,
+        "high": high,
+        "verdict": BASELINE if found is None else found["verdict"],
+    }
+    for kind in ("paired", "unpaired"):
+        values = {} if found is None else found[kind]
+        low, high = values.get("interval") or (None, None)
+        row |= {f"{kind}_{name}": values.get(name) for name in ("difference", "standard_error")}
+        row |= {f"{kind}_low": low, f"{kind}_high": high}
+        row |= {f"{kind}_{name}": values.get(name) for name in ("p_value", "p_corrected")}
+    names = ("reached_threshold", "steps_to_threshold", "seconds_to_threshold")
+    row |= {name: cell[name] for name in names} | {"area": cell["area"]["mean"]}
+    return row | {name: cell[name] for name in ("params", "flops", "steps_per_second", "peak_memory_bytes")}
+
+
+def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: value for name, value in run.items() if name not in ("measures", "commit", "machine", "versions")}
+    made_by = run["commit"] or {}
+    device = (run["machine"] or {}).get("device")
+    return row | dict(run["measures"]) | {"commit": made_by.get("hash"), "device": device}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    # A failed run has no measures: columns are those of all rows.
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,58 @@
+"""One run in a process of its own: trained or continued by train.py's command line, evaluated by eval.py's.
+
+    python -m jattn.compare.worker RECORD SPLIT CHECKPOINT --config=... --workdir=... [train.py's flags]
+
+RECORD is a JSON file that says how it ended and what it ran on. A process that is killed leaves none.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jattn.cli import eval_main, parse_train, train_main
+from jattn.config_json import config_hash
+from jattn.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains, evaluates, records; returns the exit code of the first that failed.
+
+    A run that SIGTERM or Ctrl-C stopped is neither evaluated nor recorded: it is to be continued.
+    """
+    record, split, checkpoint, *flags = argv
+    start = time.perf_counter()
+    command = ["train.py", *flags]
+    wanted = parse_train(command)
+    code = train_main(command)
+    if code == 130:
+        return code
+    if code == 0:
+        code = eval_main(["eval.py", f"--workdir={wanted.workdir}", f"--split={split}", f"--checkpoint={checkpoint}"])
+    _write(Path(record), code, config_hash(wanted.config), time.perf_counter() - start)
+    return code
+
+
+def _write(path: Path, code: int, config: str, seconds: float) -> None:
+    # After training: both import jax.
+    from jattn.bench import results
+    from jattn.training.run import write_atomically
+
+    found = {
+        "exit_code": code,
+        "config_hash": config,
+        "seconds": seconds,
+        "commit": results.commit(),
+        "machine": results.machine(),
+        "versions": results.versions(),
+    }
+    write_atomically(path, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

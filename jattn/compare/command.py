@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         _say(heading)
         for note in notes:
             _say(note)
-        outcomes = runs.run_all(jobs, args.jobs, _say, lambda outcome: _described(outcome, question.measure))
+        describe = lambda outcome: _described(outcome, question.measure)  # noqa: E731
+        outcomes = runs.run_all(jobs, args.jobs, runs.worker_command, _say, describe)
     except KeyboardInterrupt:
         return cli.INTERRUPTED
     about: dict[str, Any] = {

@@ -30,8 +30,7 @@ from jattn.config import Config
 from jattn.data import Dataset
 from jattn.errors import UserError, unknown
 from jattn.optim.build import build as build_optimizer
-from jattn.training import losses
-from jattn.training.measures import measures
+from jattn.training import losses, measures
 from jattn.training.setup import make_plan
 
 SPEEDS = "speeds.json"
@@ -98,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         _say(heading)
         for note in notes:
             _say(note)
-        outcomes = runs.run_all(jobs, args.jobs, _say, lambda outcome: _described(outcome, question.measure))
+        describe = lambda outcome: _described(outcome, question.measure)  # noqa: E731
+        outcomes = runs.run_all(jobs, args.jobs, runs.worker_command, _say, describe)
     except KeyboardInterrupt:
         return cli.INTERRUPTED
     about: dict[str, Any] = {
@@ -147,7 +147,7 @@ def _check(config: Config, dataset: Dataset) -> None:
 def _measure(name: str | None, config: Config, dataset: Dataset, split: str) -> str:
     """The measure asked for, or the usual one of the task."""
     task = dataset.task_of(split)
-    known = measures(dict.fromkeys(losses.measured(config.loss, dataset.task), (0.0, 1)), task)
+    known = measures.names(losses.measured(config.loss, dataset.task), task)
     if name is None:
         name = "accuracy" if task.kind != "language" else "bits_per_byte" if "bits_per_byte" in known else "loss"
     if name not in known:

@@ -26,7 +26,7 @@ from jattn.training.interrupt import StopRequest
 from jattn.training.progress import duration
 from jattn.training.run import CONFIG, read_config, write_atomically
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ def worker_command(job: Job) -> list[str]:
 def run_all(
     jobs: Sequence[Job],
     at_once: int,
+    command: Callable[[Job], list[str]],
     say: Callable[[str], None],
     describe: Callable[[Outcome], str],
-    command: Callable[[Job], list[str]] = worker_command,
 ) -> list[Outcome]:
     """Does what has not been done, and returns what became of all jobs.
 
@@ -164,9 +164,9 @@ def run_all(
     Args:
       jobs: in the order in which they are begun.
       at_once: processes at a time. With several, and GPUs, each has one GPU.
+      command: the process of a job, such as `worker_command`.
       say: is told of each job that has ended.
       describe: an outcome in few words.
-      command: the process of a job.
 
     Raises:
       UserError: more processes than GPUs.

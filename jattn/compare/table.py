@@ -77,12 +77,12 @@ def _cost(report: Report) -> list[dict[str, str]]:
             {
                 "cell": cell["cell"],
                 f"steps {to}": "" if cell["steps_to_threshold"] is None else f"{cell['steps_to_threshold']:g}{part}",
-                "seconds": _number(cell["seconds_to_threshold"], 1),
+                "seconds": _number(cell["seconds_to_threshold"], 1.0),
                 f"area, {unit}" if unit else "area": _number(cell["area"]["mean"], factor),
                 "parameters": f"{cell['params']:,}",
                 "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
                 "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
-                "steps/s": _number(cell["steps_per_second"], 1),
+                "steps/s": _number(cell["steps_per_second"], 1.0),
             }
         )
     return rows

@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
     if code == 130:
         return code
     if code == 0:
-        code = eval_main(["eval.py", f"--workdir={wanted.workdir}", f"--split={split}", f"--checkpoint={checkpoint}"])
+        evaluation = ["eval.py", f"--workdir={wanted.workdir}", f"--split={split}", f"--checkpoint={checkpoint}"]
+        code = eval_main([*evaluation, "--timed_batches=0", "--nopictures"])
     _write(Path(record), code, config_hash(wanted.config), time.perf_counter() - start)
     return code
 

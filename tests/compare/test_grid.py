@@ -93,7 +93,7 @@ def test_without_axes_there_is_one_cell():
         (["data.name=digits,mqar"], r"different data \(data.name: 'digits' and 'mqar'\)"),
         (["data.options='max_shift=1';'max_shift=2'"], "different data"),
         (["model.attention.name=softmax,softmax()"], r"'softmax' and 'softmax\(\)' are the same config"),
-        (["model.layers=0:local(window_size=4);0:local(window_size= 4)"], "share the folder"),
+        (["model.layers=0:local(window_size=4);0_local(window_size=4)"], "share the folder"),
     ],
 )
 def test_what_does_not_compare(axes, says):

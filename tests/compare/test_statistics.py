@@ -106,7 +106,7 @@ def test_fewest_pairs_is_the_least_number_that_suffices():
 @pytest.mark.parametrize(("kind", "n"), [(statistics.paired, 7), (statistics.unpaired, 5)])
 def test_a_mechanism_and_itself_differ_at_the_stated_rate(kind, n):
     """Two samples of one distribution: as often below 0.05 as chance allows, not more and not less."""
-    trials = 300
+    trials = 200
     values = 0.95 + 0.01 * RNG.standard_normal((2, trials, n))
     p = np.array([kind(a, b).p_value for a, b in zip(*values, strict=True)])
     rearrangements = 2**n if kind is statistics.paired else math.comb(2 * n, n)
@@ -116,7 +116,7 @@ def test_a_mechanism_and_itself_differ_at_the_stated_rate(kind, n):
 
 
 def test_of_several_comparisons_with_one_baseline_any_errs_at_most_at_the_rate():
-    n, trials, mechanisms = 8, 150, 4
+    n, trials, mechanisms = 8, 100, 4
     errors = 0
     for _ in range(trials):
         baseline, *others = RNG.standard_normal((mechanisms, n))

@@ -166,8 +166,8 @@ class Spoiled:
     def __init__(self, monkeypatch, bad):
         make = data.train_batch
 
-        def train_batch(dataset, seed, n, size):
-            batch = make(dataset, seed, n, size)
+        def train_batch(dataset, seed, n, size, rows):
+            batch = make(dataset, seed, n, size, rows)
             return batch | {"weight": batch["weight"] * np.float32(np.inf if n in bad else 1)}
 
         monkeypatch.setattr(data, "train_batch", train_batch)
@@ -213,10 +213,10 @@ def test_steps_in_a_row_are_counted_across_an_interruption(tmp_path, monkeypatch
 def test_a_signal_finishes_the_step_and_saves(number, raised, finished, tmp_path, monkeypatch):
     make = data.train_batch
 
-    def train_batch(dataset, seed, n, size):
+    def train_batch(dataset, seed, n, size, rows):
         if n == 2:
             os.kill(os.getpid(), number)
-        return make(dataset, seed, n, size)
+        return make(dataset, seed, n, size, rows)
 
     config = smoke()
     config.data.prefetch = 0  # batch n is made when it is asked for

@@ -1,0 +1,221 @@
+"""The command from end to end: real runs where a run matters, copies of them where only their numbers do."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jattn import cli, config_json
+from jattn.__main__ import main
+from jattn.compare import command, report, runs, statistics, table, worker
+from jattn.compare.grid import cells, parse_axis
+from tests.runs import compiled_once
+
+CONFIG = "configs/digits_vit.py:smoke"
+AXIS = "model.attention.name=softmax,kvt(topk=8),natural"
+ACCURACY = {
+    "softmax": [0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97],
+    "kvt(topk=8)": [0.95, 0.97, 0.96, 0.99, 0.98, 0.97, 0.99, None],
+    "natural": [0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97],
+}
+"""Of each seed; None = it diverges."""
+
+COPY = """
+import json, pathlib, shutil, sys
+source, folder, record, config_hash, accuracy = sys.argv[1:]
+if accuracy == "None":
+    print("error: training stopped at step 7")
+    pathlib.Path(record).write_text(json.dumps({"exit_code": 3, "config_hash": config_hash}))
+    sys.exit(3)
+shutil.copytree(source, folder)
+path = pathlib.Path(folder) / "results.json"
+results = json.loads(path.read_text())
+results["config_hash"], results["measures"]["accuracy"] = config_hash, float(accuracy)
+path.write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A run that the worker did."""
+    folder = tmp_path_factory.mktemp("real")
+    (job, *_) = runs.make_jobs(cells(CONFIG, [parse_axis(AXIS)], []), [0], folder, "test", "best")
+    with compiled_once(tmp_path_factory):
+        assert worker.main(runs.worker_command(job)[3:]) == 0
+    return job
+
+
+@pytest.fixture(scope="module")
+def compared(real, tmp_path_factory):
+    """The command's folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("compared")
+
+    def copying(job):
+        accuracy = ACCURACY[job.cell.name][job.seed]
+        given = (real.folder, job.folder, job.record, config_json.config_hash(job.config), accuracy)
+        return [sys.executable, "-c", COPY, *map(str, given)]
+
+    argv = ["compare", CONFIG, f"--axis={AXIS}", "--seeds=8", "--jobs=4", f"--workdir={folder}"]
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["jattn", *argv])
+        patch.setattr(runs, "worker_command", copying)
+        patch.setattr(command.bench_table, "console", lambda: Console(file=output, width=240))
+        assert main(argv) == 0
+    return folder, output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def found(compared):
+    return json.loads((compared[0] / report.JSON).read_text())
+
+
+def test_the_worker_does_what_train_and_eval_do(real):
+    parsed = cli.parse_train(["train.py", *real.train_flags()])
+    assert (parsed.config, parsed.workdir) == (real.config, real.folder)
+    outcome = runs.outcome(real)
+    assert not outcome.failure
+    assert outcome.step in (6, 12)
+    assert outcome.record["exit_code"] == 0
+    assert outcome.record["machine"]["platform"] == "cpu"
+    assert outcome.measures == json.loads((real.folder / "results.json").read_text())["measures"]
+
+
+def test_a_worker_s_mistake_is_recorded(real, tmp_path, capsys):
+    (tmp_path / "seed0").write_text("in the way")
+    flags = [*real.train_flags()[:-1], f"--workdir={tmp_path / 'seed0'}"]
+    assert worker.main([str(tmp_path / "seed0.json"), "test", "best", *flags]) == 2
+    assert json.loads((tmp_path / "seed0.json").read_text())["exit_code"] == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_cells_hold_the_statistics_of_their_runs(found):
+    by_name = {cell["cell"]: cell for cell in found["cells"]}
+    assert list(by_name) == list(ACCURACY)
+    softmax = by_name["softmax"]["measures"]["accuracy"]
+    expected = statistics.summary(ACCURACY["softmax"])
+    assert (softmax["mean"], softmax["standard_error"]) == (expected.mean, expected.standard_error)
+    assert tuple(softmax["interval"]) == expected.interval
+    kvt = by_name["kvt(topk=8)"]
+    assert kvt["failed"] == {"7": "training stopped at step 7"}
+    assert kvt["measures"]["accuracy"]["values"] == ACCURACY["kvt(topk=8)"][:7]
+    assert kvt["differs"] == ["model.attention.name: 'softmax' -> 'kvt'", "model.attention.options: '' -> 'topk=8'"]
+
+
+def test_comparisons_pair_the_seeds_that_both_finished(found):
+    kvt, natural = found["comparisons"]
+    expected = statistics.paired(ACCURACY["kvt(topk=8)"][:7], ACCURACY["softmax"][:7])
+    assert kvt["paired"]["counts"] == [7, 7]
+    assert kvt["paired"]["difference"] == expected.difference
+    assert kvt["paired"]["p_value"] == expected.p_value
+    assert kvt["paired"]["p_corrected"] == 2 * expected.p_value
+    assert kvt["unpaired"]["counts"] == [7, 8]
+    assert (kvt["verdict"], natural["verdict"]) == (report.BETTER, report.NONE_SHOWN)
+    assert natural["paired"]["p_corrected"] == 1.0
+
+
+def test_what_a_reader_has_to_know_is_said(found, compared):
+    said = "\n".join(found["notes"])
+    assert "kvt(topk=8): seed 7 failed (training stopped at step 7) and is in no mean or test" in said
+    assert "natural and softmax agree in every run to the last digit" in said
+    assert "cannot show" not in said
+    assert found["command"].startswith(f"python -m jattn compare {CONFIG}")
+    assert found["seeds"] == list(range(8))
+    assert set(found["budget"]["steps"].values()) == {12}
+    printed = compared[1]
+    for text in (*found["notes"], "no difference shown", "7 (1 failed)", "better", "93.5 ± 0.87"):
+        assert text in printed
+
+
+def test_tables_for_other_programs(found, compared):
+    by_cell, by_run = (list(csv.DictReader((compared[0] / name).open())) for name in (report.CELLS, report.RUNS))
+    assert [row["verdict"] for row in by_cell] == ["baseline", "better", "no difference shown"]
+    assert float(by_cell[1]["paired_difference"]) == found["comparisons"][0]["paired"]["difference"]
+    assert len(by_run) == 24
+    failed = [row for row in by_run if row["failure"]]
+    assert [(row["cell"], row["seed"], row["accuracy"]) for row in failed] == [("kvt(topk=8)", "7", "")]
+    assert [float(row["accuracy"]) for row in by_run if row["cell"] == "softmax"] == ACCURACY["softmax"]
+
+
+def built(values, tmp_path, real, measure="accuracy", threshold=None):
+    """A report of copies of the real run with these values of a measure, None = failed."""
+    grid = cells(CONFIG, [parse_axis(AXIS)], [])[: len(values)]
+    jobs = runs.make_jobs(grid, range(len(values[0])), tmp_path, "test", "best")
+    outcomes = []
+    for job in jobs:
+        value = values[[cell.name for cell in grid].index(job.cell.name)][job.seed]
+        if value is not None:
+            shutil.copytree(real.folder, job.folder, dirs_exist_ok=True)
+        failure = "" if value is not None else "why"
+        outcomes.append(runs.Outcome(job, {} if failure else {measure: value}, None if failure else 12, failure, {}))
+    sizes = {cell.name: command.matching.Size(1, 2) for cell in grid}
+    question = report.Question(measure, grid[0].name, threshold)
+    return report.build(outcomes, sizes, question, {"argv": ["compare"], "heading": "heading"})
+
+
+def test_few_seeds_say_what_they_cannot_show(real, tmp_path):
+    found = built(
+        [[0.5, 0.6, 0.55, 0.52, 0.51], [0.9, 0.95, 0.91, 0.93, 0.94], [0.1, 0.2, 0.3, 0.1, 0.2]], tmp_path, real
+    )
+    assert [c["verdict"] for c in found["comparisons"]] == [report.NONE_SHOWN] * 2
+    assert found["notes"] == [
+        "5 pairs of runs and 2 comparisons cannot show p < 0.125, however large the difference: at least 7 seeds can "
+        "show p < 0.05"
+    ]
+
+
+def test_one_seed_and_failed_cells_are_rows_without_tests(real, tmp_path):
+    found = built([[0.5], [None]], tmp_path, real)
+    assert found["comparisons"][0]["verdict"] == report.NOT_TESTED
+    assert [cell["measures"].get("accuracy", {}).get("mean") for cell in found["cells"]] == [0.5, None]
+    report.write(tmp_path, found)
+    output = io.StringIO()
+    table.show(Console(file=output, width=200), found)
+    assert "none finished" in output.getvalue()
+    found = built([[None, None], [0.5, 0.6]], tmp_path, real)  # the baseline failed: nothing to reach
+    assert found["threshold"] is None
+    table.show(Console(file=output, width=200), found)
+
+
+def test_less_is_better_for_the_loss(real, tmp_path):
+    low, high = np.linspace(1, 1.1, 7), np.linspace(2, 2.1, 7)
+    found = built([high, low], tmp_path, real, measure="loss", threshold=1e9)
+    assert found["comparisons"][0]["verdict"] == report.BETTER
+    assert (found["threshold"], found["threshold_is"], found["curve"]) == (1e9, "given", "valid/loss")
+    assert {run["steps_to_threshold"] for run in found["runs"]} == {6}  # the first validation
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--axis=model.atention.name=a,b"], "did you mean 'model.attention.name'"),
+        (["--axis=data.name=digits,mqar"], "different data"),
+        (["--axis=arg=kvt", "--baseline=softmax"], "unknown baseline 'softmax': known: kvt"),
+        (["--axis=model.width=16,15"], "15"),
+        (["--axis=arg=kvt", "--measure=acuracy"], "did you mean 'accuracy'"),
+        (["--axis=arg=kvt", "--split=tests"], "did you mean 'test'"),
+        (["--axis=arg=kvt", "--budget=hours"], "unknown budget 'hours'"),
+        (["--seeds=0"], "--seeds=0 must be at least 1"),
+        (["--axis=arg=kvt", "--config.model.widht=3"], "did you mean 'model.width'"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_nothing_is_written(argv, says, tmp_path, capsys):
+    assert main(["compare", CONFIG, *argv, f"--workdir={tmp_path / 'new'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert says in error
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("argv", [["compare", CONFIG, "--sedes=3"], ["verify", "x", "--config.seed=1"]])
+def test_unknown_flags(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err

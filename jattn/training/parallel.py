@@ -54,6 +54,7 @@ class Parallel(abc.ABC):
         self.mesh = self._make_mesh(num_data, num_model, list(devices)[: num_data * num_model])
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._divided = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+        self._num_data, self._own = num_data, self.rows(num_data)
         self._init_params = jax.jit(self._initial_params)  # traced once for both of its uses
         with self._context():
             params = jax.eval_shape(self._init_params)
@@ -92,15 +93,24 @@ class Parallel(abc.ABC):
 
     def place(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """The batch on the devices, its examples divided over them. Each process passes its own rows of it."""
-        return {
-            name: jax.make_array_from_process_local_data(self._divided, x) for name, x in self._arranged(batch).items()
-        }
+        return {name: self._placed(x) for name, x in self._arranged(batch).items()}
 
     def rows(self, batch_size: int) -> slice:
         """Which examples of a batch this process passes: those of its devices."""
-        places = [place for (place,) in self._divided.addressable_devices_indices_map((batch_size,)).values()]
-        bounds = [place.indices(batch_size) for place in places]
+        places = self._divided.addressable_devices_indices_map((batch_size,)).values()
+        bounds = [place.indices(batch_size) for (place,) in places]
         return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
+
+    def _placed(self, own: np.ndarray) -> jax.Array:
+        size = len(own) * self._num_data // (self._own.stop - self._own.start)
+        before = size * self._own.start // self._num_data
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            return own[start - before : stop - before]
+
+        # make_array_from_process_local_data does the same in three times the time.
+        return jax.make_array_from_callback((size, *own.shape[1:]), self._divided, part)
 
     def lower_train_step(self, platform: str) -> jax.stages.Lowered:
         """The training step lowered for "cpu", "cuda", "rocm" or "tpu"; such a device need not be present."""

@@ -21,8 +21,8 @@ the optimizer alone; the score is that of the validation text.
 
 With `:as_published` (`:standard,as_published`) as released: 460 steps; the natural model is not causal, has exact GELU
 in place of the tanh form, PyTorch's initial values in its blocks, no dropout in them, and energies of all pairs; both
-predict the token after the next one (labels shifted twice). Not as released: there, lines are cut off at 32 tokens and
-packed into 181 rows filled up with end-of-text tokens, which are predicted too; here the 300 lines are one text.
+predict the token after the next one (labels shifted twice); lines are cut off at 32 tokens and packed into rows filled
+up with end-of-text tokens, which are predicted too (181 of them, the source says).
 
 `:smoke` reads small files of WikiText's names from --config.data.path, with a BPE learned from them.
 """
@@ -69,6 +69,7 @@ def get_config(arg: str = "") -> Config:
         config.optim.attention_informed = "gradient"
     if chosen["version"] == "as_published":
         config.steps, config.epochs = 460, None
+        config.data.name = "wikitext2_rows"
         config.data.options += ", ahead=2"
         if chosen["attention"] == "natural":
             config.model.attention.options = "as_published=True"
@@ -80,7 +81,8 @@ def get_config(arg: str = "") -> Config:
     if chosen["size"] == "smoke":
         config.steps, config.epochs = 12, None
         config.model.width, config.model.depth = 16, 1
-        config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8, train_lines=30"
+        config.data.name, config.data.tokenizer = "wikitext2", "bpe(vocab_size=300)"
+        config.data.options = "sequence_length=8, train_lines=30"
         config.validation = ValidationConfig(every=6)
         config.data.eval_batch_size = 8
         config.logging = LoggingConfig(every=4, tensorboard=False)

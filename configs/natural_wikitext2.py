@@ -69,8 +69,7 @@ def get_config(arg: str = "") -> Config:
         config.optim.attention_informed = "gradient"
     if chosen["version"] == "as_published":
         config.steps, config.epochs = 460, None
-        config.data.name = "wikitext2_rows"
-        config.data.options += ", ahead=2"
+        config.data.options += ", row_length=32, ahead=2"
         if chosen["attention"] == "natural":
             config.model.attention.options = "as_published=True"
             config.model.causal = False
@@ -81,8 +80,7 @@ def get_config(arg: str = "") -> Config:
     if chosen["size"] == "smoke":
         config.steps, config.epochs = 12, None
         config.model.width, config.model.depth = 16, 1
-        config.data.name, config.data.tokenizer = "wikitext2", "bpe(vocab_size=300)"
-        config.data.options = "sequence_length=8, train_lines=30"
+        config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8, train_lines=30"
         config.validation = ValidationConfig(every=6)
         config.data.eval_batch_size = 8
         config.logging = LoggingConfig(every=4, tensorboard=False)

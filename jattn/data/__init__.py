@@ -16,7 +16,6 @@ from jattn.data.text.enwik8 import Enwik8
 from jattn.data.text.imdb import IMDB
 from jattn.data.text.text_files import TextFiles
 from jattn.data.text.wikitext import WikiText2, WikiText103
-from jattn.data.text.wikitext_rows import WikiText2Rows
 from jattn.errors import UserError, unknown
 from jattn.literals import parse_options
 
@@ -44,7 +43,6 @@ DATASETS: dict[str, type[Dataset]] = {
     "image_folder": ImageFolder,
     "text": TextFiles,
     "wikitext2": WikiText2,
-    "wikitext2_rows": WikiText2Rows,
     "wikitext103": WikiText103,
     "enwik8": Enwik8,
     "imdb": IMDB,

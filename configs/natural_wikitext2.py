@@ -2,9 +2,9 @@
 
 Source: github.com/jeroaranda/naturalattention, commit d0fb925, `natural_attention_gpt2_training.ipynb`.
 
-hf download Salesforce/wikitext --repo-type dataset --include 'wikitext-2-raw-v1/*'
+python -m jattn data get wikitext2
 hf download openai-community/gpt2 tokenizer.json
-python train.py --config=configs/natural_wikitext2.py --config.data.source=huggingface
+python train.py --config=configs/natural_wikitext2.py
 python eval.py --workdir=runs/natural_wikitext2
 
 The baseline: --config=configs/natural_wikitext2.py:standard. Both, five seeds each:

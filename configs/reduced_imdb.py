@@ -3,7 +3,7 @@
 Source: Hosseini et al. 2024, arXiv:2403.01643; github.com/NMesaC/pay-better-attention-pytorch-keras, commit bf1c585,
 `pytorch_imdb_transformer_example.py`, and `keras_imdb_transformer_experiment.py` for `:keras`.
 
-Unpack aclImdb_v1.tar.gz (docs/data_text.md) into data/imdb, then
+python -m jattn data get imdb
 python train.py --config=configs/reduced_imdb.py:super
 python eval.py --workdir=runs/reduced_imdb-super
 

@@ -13,7 +13,7 @@ python -m jattn compare configs/reduced_imdb.py --axis arg=sdpa,optimised,effici
 
 Reported in the log of its PyTorch notebook (commit 3b2ff81; a T4, five runs each, W_A shared; means of five):
 
-| arm | test accuracy | test loss | attention parameters |
+| arm | test accuracy | test loss | attention parameters (counted) |
 |---|---|---|---|
 | sdpa | 72.8 % | 0.683 | 4,224 |
 | optimised | 72.5 % | 0.596 | 3,168 |

@@ -3,7 +3,7 @@
 Source: github.com/Lookatator/Adaptive-nanoGPT, commit 0495ddd, `config/train_enwik8.py`; adaptive span itself is of
 Sukhbaatar et al. 2019 (configs/adaptive_span_enwik8.py).
 
-Put enwik8.zip (docs/data_text.md) into data/enwik8, then
+python -m jattn data get enwik8
 python train.py --config=configs/adaptive_enwik8.py
 python eval.py --workdir=runs/adaptive_enwik8
 

@@ -3,7 +3,7 @@
 Source: Sukhbaatar et al. 2019, arXiv:1905.07799; github.com/facebookresearch/adaptive-span, `experiments/enwik8.sh` and
 `enwik8_large.sh`.
 
-Put enwik8.zip (docs/data_text.md) into data/enwik8, then
+python -m jattn data get enwik8
 python train.py --config=configs/adaptive_span_enwik8.py
 python eval.py --workdir=runs/adaptive_span_enwik8
 

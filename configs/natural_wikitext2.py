@@ -2,9 +2,9 @@
 
 Source: github.com/jeroaranda/naturalattention, commit d0fb925, `natural_attention_gpt2_training.ipynb`.
 
-hf download Salesforce/wikitext --repo-type dataset --include 'wikitext-2-raw-v1/*'
+python -m jattn data get wikitext2
 hf download openai-community/gpt2 tokenizer.json
-python train.py --config=configs/natural_wikitext2.py --config.data.source=huggingface
+python train.py --config=configs/natural_wikitext2.py
 python eval.py --workdir=runs/natural_wikitext2
 
 The baseline: --config=configs/natural_wikitext2.py:standard. Both, five seeds each:
@@ -21,8 +21,8 @@ the optimizer alone; the score is that of the validation text.
 
 With `:as_published` (`:standard,as_published`) as released: 460 steps; the natural model is not causal, has exact GELU
 in place of the tanh form, PyTorch's initial values in its blocks, no dropout in them, and energies of all pairs; both
-predict the token after the next one (labels shifted twice). Not as released: there, lines are cut off at 32 tokens and
-packed into 181 rows filled up with end-of-text tokens, which are predicted too; here the 300 lines are one text.
+predict the token after the next one (labels shifted twice); lines are cut off at 32 tokens and packed into rows filled
+up with end-of-text tokens, which are predicted too (181 of them, the source says).
 
 `:smoke` reads small files of WikiText's names from --config.data.path, with a BPE learned from them.
 """
@@ -69,7 +69,7 @@ def get_config(arg: str = "") -> Config:
         config.optim.attention_informed = "gradient"
     if chosen["version"] == "as_published":
         config.steps, config.epochs = 460, None
-        config.data.options += ", ahead=2"
+        config.data.options += ", row_length=32, ahead=2"
         if chosen["attention"] == "natural":
             config.model.attention.options = "as_published=True"
             config.model.causal = False

@@ -3,7 +3,7 @@
 Source: Hosseini et al. 2024, arXiv:2403.01643; github.com/NMesaC/pay-better-attention-pytorch-keras, commit bf1c585,
 `pytorch_imdb_transformer_example.py`, and `keras_imdb_transformer_experiment.py` for `:keras`.
 
-Unpack aclImdb_v1.tar.gz (docs/data_text.md) into data/imdb, then
+python -m jattn data get imdb
 python train.py --config=configs/reduced_imdb.py:super
 python eval.py --workdir=runs/reduced_imdb-super
 
@@ -13,7 +13,7 @@ python -m jattn compare configs/reduced_imdb.py --axis arg=sdpa,optimised,effici
 
 Reported in the log of its PyTorch notebook (commit 3b2ff81; a T4, five runs each, W_A shared; means of five):
 
-| arm | test accuracy | test loss | attention parameters |
+| arm | test accuracy | test loss | attention parameters (counted) |
 |---|---|---|---|
 | sdpa | 72.8 % | 0.683 | 4,224 |
 | optimised | 72.5 % | 0.596 | 3,168 |

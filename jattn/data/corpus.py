@@ -33,6 +33,11 @@ class Corpus(Dataset):
                     f"{type(self).__name__}, which has {predicted} tokens to predict: choose a shorter one"
                 )
 
+    @property
+    def is_running_text(self) -> bool:
+        """Whether each token predicts the next, so that windows may begin anywhere."""
+        return self.ahead == 1
+
     @abc.abstractmethod
     def tokens(self, split: str) -> np.ndarray:
         """All tokens of a split: a 1-d array of integers."""

@@ -68,7 +68,7 @@ def windows_of(
         raise unknown("average", average, AVERAGES)
     if length is None and stride is None and average == "tokens":
         return None
-    if not isinstance(dataset, Corpus):
+    if not isinstance(dataset, Corpus) or not dataset.is_running_text:
         raise UserError(
             "window, stride and average are those of a running text, which this data set is not: leave them"
         )

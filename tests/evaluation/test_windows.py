@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from jattn.evaluation.windows import Windows
+from jattn.errors import UserError
+from jattn.evaluation.windows import Windows, windows_of
+from jattn.models import LanguageModel
+from tests.data.test_corpus import Counting
 
 
 def counted(windows, length, batch_size=3):
@@ -38,3 +41,10 @@ def test_windows_are_averaged_whole():
     assert [(window, context) for window, context, _ in found] == [(w, c) for w in range(5) for c in range(1, 9)]
     assert [token for *_, token in found] == [3 * w + c for w in range(5) for c in range(1, 9)]
     assert len(counted(Windows(8, 3, "windows"), 24)) == 6 * 8
+
+
+def test_windows_are_those_of_a_text_whose_next_token_is_predicted():
+    model = LanguageModel(vocab_size=11, width=8, depth=1, num_heads=2)
+    assert windows_of(Counting(sequence_length=8), model, "valid", None, 3, "tokens") == Windows(8, 3, "tokens")
+    with pytest.raises(UserError, match="those of a running text"):
+        windows_of(Counting(sequence_length=8, ahead=2), model, "valid", None, 3, "tokens")

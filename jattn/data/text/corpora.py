@@ -55,6 +55,11 @@ class TextCorpus(Tokenised, Corpus):
         """What the tokenizer gets to read for a piece of the text."""
         return piece
 
+    def encoded(self, pieces: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+        """The tokens of a text, in arrays one behind the other."""
+        for batch in batches(pieces):
+            yield tokenizer.encode_batch([self.read_by(piece, tokenizer) for piece in batch])
+
     def tokens(self, split: str) -> np.ndarray:
         """All tokens of a split, of the smallest unsigned type that holds them."""
         self.check_split(split)
@@ -98,10 +103,7 @@ class TextCorpus(Tokenised, Corpus):
         bytes_read, characters = {}, {}
         for split in self.splits:
             count = _Count(self.pieces(split))
-            encoded = (
-                tokenizer.encode_batch([self.read_by(piece, tokenizer) for piece in batch]) for batch in batches(count)
-            )
-            writer.write(split, encoded, smallest_type(tokenizer.vocab_size))
+            writer.write(split, self.encoded(count, tokenizer), smallest_type(tokenizer.vocab_size))
             bytes_read[split], characters[split] = count.bytes, count.characters
         return {"tokenizer": tokenizer.to_json(), "bytes": bytes_read, "characters": characters}
 

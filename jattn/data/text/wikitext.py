@@ -5,18 +5,23 @@ S. Merity, C. Xiong, J. Bradbury and R. Socher, Pointer Sentinel Mixture Models,
 """
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
+from jattn.data.dataset import Batch
 from jattn.data.options import check_range
 from jattn.data.places import data_folder, get_command, hub_folder, missing
+from jattn.data.text import rows
 from jattn.data.text.corpora import TextCorpus
 from jattn.data.text.files import Damaged, File, by_split, find, lines, opened, pieces, row_pieces
 from jattn.data.text.tokenizers import Tokenizer
 from jattn.errors import UserError
+from jattn.task import Task
 
 REPOSITORY = "Salesforce/wikitext"
 URL = f"https://huggingface.co/datasets/{REPOSITORY}"
@@ -37,11 +42,55 @@ class WikiText(TextCorpus):
     bert_marks: bool = False  # newlines read as [SEP], <unk> as [UNK], no space at the ends of a line
     as_published: bool = False  # read what to_csv wrote as text, with its quotes, as the source of neural attention
     train_lines: int | None = None  # of the training split, empty ones included, from its first; None = all
+    row_length: int | None = None  # tokens at which lines are cut off, and rows of whole lines end; None = one text
 
     def __post_init__(self):
         if self.train_lines is not None:
             check_range(self, "train_lines", 1)
+        if self.row_length not in (None, self.sequence_length):
+            raise UserError(
+                f"row_length={self.row_length} of {type(self).__name__} must be sequence_length={self.sequence_length}"
+            )
         super().__post_init__()
+
+    @property
+    def is_running_text(self) -> bool:
+        """Not in rows, whose lines are cut off."""
+        return self.row_length is None and super().is_running_text
+
+    @property
+    def task(self) -> Task:
+        """Next-token prediction; rows are not the text, and have no tokens per byte."""
+        task = super().task
+        return task if self.row_length is None else replace(task, tokens_per_byte=None, tokens_per_character=None)
+
+    def task_of(self, split: str) -> Task:
+        """The task, of a text with the tokens per byte and character of this split."""
+        return super().task_of(split) if self.row_length is None else self.task
+
+    def size(self, split: str) -> int:
+        """Number of windows, or of rows."""
+        return super().size(split) if self.row_length is None else len(self.tokens(split)) // (self.row_length + 1)
+
+    def examples(self, split: str, index: np.ndarray, epoch: np.ndarray) -> Batch:
+        """Windows, or rows, which are the same in every epoch."""
+        if self.row_length is None:
+            return super().examples(split, index, epoch)
+        return rows.examples(self.tokens(split), index, self.row_length, self.ahead)
+
+    def encoded(self, pieces: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+        """The tokens of a text, or of its rows, for which lines of white space are left out."""
+        if self.row_length is None:
+            yield from super().encoded(pieces, tokenizer)
+            return
+        end = tokenizer.token_id(rows.END)
+        if end is None:
+            raise UserError(
+                f"row_length={self.row_length} needs a tokenizer with {rows.END}, which {self.tokenizer or 'bpe'!r} "
+                "has not: set data.tokenizer to GPT-2's, 'openai-community/gpt2'"
+            )
+        lines = (tokenizer.encode_batch([self.read_by(piece, tokenizer)]) for piece in pieces if piece.strip())
+        yield from rows.packed(lines, self.row_length, end)
 
     @property
     def label(self) -> str:

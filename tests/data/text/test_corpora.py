@@ -6,11 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jattn.config import DataConfig
 from jattn.data import build, train_batch
 from jattn.data.corpus import Corpus
 from jattn.data.text.enwik8 import Enwik8
+from jattn.data.text.rows import END
 from jattn.data.text.text_files import TextFiles
 from jattn.data.text.tokenised import smallest_type
 from jattn.data.text.wikitext import WikiText2, WikiText103
@@ -202,6 +204,38 @@ class TestWikiText:
             assert text_of(wikitext(place, train_lines=1000), "train") == "".join(made.WIKI["train"])
         with pytest.raises(UserError, match="train_lines=0"):
             wikitext(place, train_lines=0)
+
+    def test_rows_as_the_source_of_natural_attention_cuts_them(self, tmp_path):
+        words = [END, "A", "lobster", "=", "Homarus", "0", "1", "2", ".", "?"]
+        vocabulary = {word: token for token, word in enumerate(words)}
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "removed")  # a newline is a token, too: "?"
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        place, name = str(made.wikitext(tmp_path / "text")), str(tmp_path / "tokenizer.json")
+
+        def rows(length, **options):
+            return WikiText2(path=place, tokenizer=name, sequence_length=length, row_length=length, **options)
+
+        index = np.array([0, 1, 2])
+        found = rows(8, ahead=2)
+        batch = found.examples("valid", index, index)
+        # " \n" is left out; "= Homarus =\n" is followed by a line of five tokens, which does not fit into its row.
+        expected = np.array([[3, 4, 3, 9, 0, 0, 0, 0, 0], [1, 2, 5, 8, 9, 0, 0, 0, 0], [1, 2, 6, 8, 9, 0, 0, 0, 0]])
+        np.testing.assert_array_equal(batch["inputs"], expected[:, :-1])
+        np.testing.assert_array_equal(batch["targets"][:, :-1], expected[:, 2:])
+        np.testing.assert_array_equal(batch["weight"], [[1, 1, 1, 1, 1, 1, 1, 0]] * 3)
+        assert (found.size("valid"), found.task.tokens_per_byte, found.is_running_text) == (13, None, False)
+        # A line of ten tokens is cut off at eight, which are a row; its ninth token is the end of text.
+        batch = rows(8).examples("train", index[1:2], index[1:2])
+        np.testing.assert_array_equal(batch["targets"], [[9, 9, 9, 9, 9, 9, 5, 0]])
+        batch = rows(10).examples("valid", index[1:2], index[1:2])
+        np.testing.assert_array_equal(batch["inputs"], [[1, 2, 6, 8, 9, 1, 2, 7, 8, 9]])
+        with pytest.raises(
+            UserError, match=r"row_length=8 needs a tokenizer with <\|endoftext\|>, which 'bytes' has not"
+        ):
+            wikitext(place, row_length=8)
+        with pytest.raises(UserError, match="row_length=9 of WikiText2 must be sequence_length=8"):
+            wikitext(place, row_length=9)
 
     def test_bert_s_marks(self, tmp_path):
         bert = made.bert_vocabulary(tmp_path / "bert")

@@ -20,10 +20,10 @@ Reported: "more than 4 percentage points" higher accuracy with neural attention 
 version of the paper); neither the repository nor what we read of the paper has an absolute figure or a log.
 
 Both keep the source's sizes: 12 post-norm layers of 768 features and 8 heads, patches of 8 (785 tokens), d' = 96 // 32
-= 3, AdamW in batches of one picture for 350 epochs, that is 17.5 million steps; data.batch_size=64 with a larger
-optim.learning_rate is untried. The default holds out 5,000 training pictures to choose the best epoch, has sinusoidal
-positions whose wavelengths reach 10,000 (released: its square, so that half of them hardly vary), halves all rates
-after five epochs (released: those of the decayed parameters).
+= 3, AdamW in batches of one picture for 350 epochs, that is 17.5 million steps; larger batches, with a larger
+optim.learning_rate and a smaller optim.step_size, are untried. The default holds out 5,000 training pictures to choose
+the best epoch, has sinusoidal positions whose wavelengths reach 10,000 (released: its square, so that half of them
+hardly vary), and halves all rates after five epochs (released: those of the decayed parameters).
 
 `as_published` has the released positions and sum of embeddings (1 + sqrt d) x + p, PyTorch's initial parameters, weight
 decay and the halved learning rate on the weights of dense layers only, all 50,000 pictures to train on, and chooses the

@@ -6,6 +6,8 @@ import jax
 import pytest
 
 from jattn import data, models
+from jattn.optim.build import build as build_optimizer
+from jattn.optim.schedules import schedule
 from jattn.training import losses
 from tests import runs
 
@@ -85,3 +87,20 @@ def test_neural_cifar_has_the_source_s_parameters(words):
     total = linear(8 * 8 * 3, width) + width + layers * layer + 2 * width + linear(width, classes)
     config = runs.get_config("neural_cifar", words)
     assert num_params(config) == total + ("neural" in words) * network
+
+
+@pytest.mark.parametrize("name", ["convnn_vit", "neural_cifar"])
+def test_as_published_trains_on_everything_and_chooses_on_the_test_set(name):
+    for arg, split, valid_size in (("cifar100", "valid", 5000), ("cifar100,as_published", "test", 0)):
+        config = runs.get_config(name, arg)
+        assert config.validation.split == split
+        assert data.build(config.data).valid_size == valid_size
+        assert (config.checkpoint.best_metric, config.checkpoint.best_mode) == ("valid/accuracy", "max")
+        build_optimizer(config.optim, 300_000)  # every option is one
+
+
+def test_neural_cifar_halves_the_rate_of_dense_layers_after_five_epochs():
+    config = runs.get_config("neural_cifar", "as_published").optim
+    rate = schedule(config, 17_500_000)
+    assert [float(rate(5 * 50_000 + step)) for step in (-1, 0, 10**6)] == pytest.approx([5e-5, 2.5e-5, 2.5e-5])
+    assert (config.schedule_scope, config.decay_scope) == ("linear", "linear")

@@ -43,7 +43,7 @@ def made(config: DataConfig, folder: Path) -> DataConfig:
         _parquet(dataset, folder)
     elif config.source == "folder" and dataset in (ImageNet, ImageFolder):
         classes = [f"n{number:08}" for number in range(ImageNet.num_classes if dataset is ImageNet else 10)]
-        for part in ("train", "val"):
+        for part in ("train", "val") if dataset is ImageNet else ("train", "val", "test"):
             _jpegs(folder / part, classes)
         if dataset is ImageNet:
             options = ", ".join(f"{k}={v!r}" for k, v in (parse_options(options) | {"valid_size": PER_CLASS}).items())

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if args.seed < 0:
         raise UserError(f"--seed={args.seed} must be at least 0")
     prompts = _prompts(args)
-    trained = open_trained(args.workdir, parse_checkpoint(args.checkpoint))
+    trained = open_trained(args.workdir, parse_checkpoint(args.checkpoint), reads_data=False)
     config, tokenizer = trained.experiment.config, trained.experiment.dataset.fitted
     if not isinstance(trained.experiment.model, LanguageModel):
         raise UserError(

@@ -1,5 +1,6 @@
 """`python -m jattn generate` on a finished run, and on what is none."""
 
+import contextlib
 import shutil
 
 import jax
@@ -8,9 +9,14 @@ import numpy as np
 import pytest
 
 from jattn.__main__ import main
-from jattn.data.python_docs import PythonDocs
+from jattn.config import DataConfig
+from jattn.data.text.kept import kept_text
+from jattn.data.text.subwords import train_bpe
 from jattn.data.text.tokenizers import Bytes
 from jattn.generation import Sampling, generate
+from jattn.training import setup
+from jattn.training.checkpoint import Checkpoints
+from jattn.training.run import open_run
 from jattn.training.step import root_key
 from jattn.training.trained import open_trained
 from tests import runs
@@ -87,12 +93,38 @@ def test_mistakes(docs, capsys, options, says):
     assert says in one_sentence(capsys, f"--workdir={docs}", *options)
 
 
-def test_runs_that_write_no_text(docs, tmp_path_factory, tmp_path, capsys, monkeypatch):
+def test_runs_that_write_no_text(docs, tmp_path_factory, tmp_path, capsys):
     digits = runs.smoke_run(tmp_path_factory, "digits_vit")
     capsys.readouterr()
     assert "run of a vision_transformer" in one_sentence(capsys, f"--workdir={digits}", "--prompt=a")
     assert "does not exist: train first" in one_sentence(capsys, f"--workdir={tmp_path / 'none'}", "--prompt=a")
     shutil.copy(docs / "config.json", tmp_path)
     assert "holds no checkpoint: train first" in one_sentence(capsys, f"--workdir={tmp_path}", "--prompt=a")
-    monkeypatch.setattr(PythonDocs, "fitted", None)
-    assert "tokens are no text" in one_sentence(capsys, f"--workdir={docs}", "--prompt=a")
+
+
+def untrained(folder, config, **files):
+    """A run that has not made a step."""
+    with open_run(folder, config, restart=False, allow_config_change=False):
+        for name, text in files.items():
+            (folder / f"{name}.json").write_text(text)
+    experiment = setup.build(config, kept_text(config.data, folder))
+    with contextlib.closing(Checkpoints(folder / "checkpoints", config.checkpoint, warn=pytest.fail)) as checkpoints:
+        checkpoints.save(0, experiment.parallel.init_state(), {}, None)
+
+
+def test_a_run_needs_its_tokenizer_and_no_text(tmp_path, capsys):
+    config = runs.get_config("python_docs_lm", "smoke")
+    config.data = DataConfig("text", "folder", "/nowhere", "bpe(vocab_size=300)", options="sequence_length=12")
+    tokenizer = train_bpe(iter(["the river over the city"] * 3), 300)
+    untrained(tmp_path / "run", config, tokenizer=tokenizer.to_json())
+    options = ["--prompt=the 東京", "--max_tokens=3", "--checkpoint=newest"]
+    assert main(["generate", f"--workdir={tmp_path / 'run'}", *options]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("the 東京")
+    assert len(output) > len("the 東京\n")
+
+
+def test_tokens_that_are_no_text(tmp_path, capsys):
+    untrained(tmp_path / "run", runs.get_config("mqar_lm", "smoke"))
+    said = one_sentence(capsys, f"--workdir={tmp_path / 'run'}", "--prompt=a", "--checkpoint=newest")
+    assert "was trained on data set mqar, whose tokens are no text" in said

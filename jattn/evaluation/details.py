@@ -44,7 +44,7 @@ def predictions(logits: Float[Array, "*B V"], config: LossConfig) -> tuple[Int[A
         predicted = logits[..., 0] > config.threshold
         sign = jnp.where(predicted, 1.0, -1.0)
         return predicted.astype(jnp.int32), jax.nn.sigmoid(sign * logits[..., 0])
-    return jnp.argmax(logits, axis=-1), jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
+    return jnp.argmax(logits, axis=-1), jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
 
 
 def reliability(

@@ -20,6 +20,7 @@ from jattn.training.metrics import Records
 from jattn.training.progress import Console, duration
 from jattn.training.run import keep_files, open_run, store_config, write_atomically
 from jattn.training.validation import evaluated_params, validate
+from jattn.training.wandb_log import check_wandb
 
 
 def train(
@@ -44,6 +45,7 @@ def train(
       NonFiniteError: `config.max_nonfinite_steps` steps in a row were not finite.
     """
     experiment = setup.build(config)
+    check_wandb(config.logging.wandb)
     plan, parallel, dataset = experiment.plan, experiment.parallel, experiment.dataset
     weights = initial_weights(experiment, Path(workdir), restart=restart)
     with contextlib.ExitStack() as stack:

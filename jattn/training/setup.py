@@ -17,7 +17,6 @@ from jattn.training import initialization, losses, measures, parallel, samples
 from jattn.training.parallel import Parallel
 from jattn.training.samples import Sampler
 from jattn.training.step import make_train_step
-from jattn.training.wandb_log import check_wandb
 
 VALIDATION_SPLITS = ("valid", "test")
 
@@ -91,7 +90,6 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     optimizer = build_optimizer(config.optim, plan.total)
     steps = parallel.build(config, model, optimizer, dataset)
     names = measures.names(losses.measured(config.loss, dataset.task), dataset.task)
-    check_wandb(config.logging.wandb)
     if optimizer.reads_energies:
         _check_energies(config, dataset, model, optimizer, steps)
     _check_checkpoints(config, names)

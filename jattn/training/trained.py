@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from jattn.data.text.kept import kept_text
 from jattn.training import setup
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.run import check_files, read_config
@@ -20,7 +21,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def open_trained(workdir: Path | str, checkpoint: str | int = "best") -> Trained:
+def open_trained(workdir: Path | str, checkpoint: str | int = "best", *, reads_data: bool = True) -> Trained:
     """Restores a run from its folder, which may still be training.
 
     A damaged checkpoint is reported on standard error, and the next best (or the one before) is used.
@@ -28,6 +29,8 @@ def open_trained(workdir: Path | str, checkpoint: str | int = "best") -> Trained
     Args:
       workdir: the folder of the run.
       checkpoint: "best" (by the run's checkpoint.best_metric), "newest" or a step.
+      reads_data: whether the data set's examples are wanted. Without them, the run of a model of text needs no file of
+        the text: it keeps its tokenizer.
 
     Raises:
       UserError: there is no run, no such checkpoint, the checkpoint does not fit its config, or the data have another
@@ -35,7 +38,7 @@ def open_trained(workdir: Path | str, checkpoint: str | int = "best") -> Trained
     """
     folder = Path(workdir)
     config = read_config(folder)
-    experiment = setup.build(config)
+    experiment = setup.build(config, None if reads_data else kept_text(config.data, folder))
     check_files(folder, experiment.dataset.kept())
     warn = lambda text: print(f"warning: {text}", file=sys.stderr)  # noqa: E731
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, warn=warn, read_only=True)

@@ -71,6 +71,13 @@ def test_a_text_is_a_function_of_its_prompt_and_key(softmax):
     assert any(not np.array_equal(a, b) for a, b in zip(together, other, strict=True))
 
 
+def test_each_token_is_drawn_anew(softmax):
+    """Where all tokens are equally likely, a text that repeats one has used one draw again and again."""
+    nothing = jax.tree.map(jnp.zeros_like, softmax[1])
+    for text in generate(softmax[0], nothing, PROMPTS, keys(3), max_tokens=5):
+        assert len(set(text.tolist())) > 2
+
+
 def test_pieces_join_to_the_same_text(softmax):
     whole = generate(*softmax, PROMPTS, keys(3), max_tokens=5)
     texts = Generation(*softmax, PROMPTS, keys(3), max_tokens=5)

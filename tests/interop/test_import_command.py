@@ -29,7 +29,7 @@ def imported(tmp_path_factory):
 
 
 def test_it_is_evaluated_as_a_run(imported):
-    found = evaluate(imported, checkpoint="newest")["measures"]
+    found = evaluate(imported)["measures"]
     dataset = setup.build(read_config(imported)).dataset
     tokens = dataset.tokens("test").astype(int)
     losses = []

@@ -304,8 +304,9 @@ def _illegal_value(error: flags.IllegalFlagValueError, line: list[str]) -> UserE
     if not str(error).startswith("flag --config="):
         return UserError(f"{error}: see --help")
     cause = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper  # ml_collections and absl each wrapped what get_config raised
+    # ml_collections and absl each wrapped what get_config raised; what led to a UserError is no concern of the user's.
+    while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
     return cause if isinstance(cause, UserError) else _broken_config(cause)
 
 

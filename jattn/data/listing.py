@@ -82,7 +82,7 @@ def found(name: str) -> list[Found]:
     if rows:
         return rows
     if name in BY_HAND:
-        return [Found(name, "", "not there", f"`python -m jattn data get {name}` says how to get it", "")]
+        return [Found(name, "", "not there", f"{get_command(name)} says how to get it", "")]
     return [Found(name, "", "not there", get_command(name), f"{PUBLISHED[name].size / 1e6:,.0f} MB")]
 
 

@@ -57,10 +57,16 @@ def run(args: argparse.Namespace) -> None:
     )
     for note in found.notes:
         print(f"note: {note}")
-    print(f"evaluate:   python eval.py --workdir={folder} --checkpoint=newest   (data: {config.data.name})")
-    print(f"train on:   python train.py --config=configs/finetune.py:{folder} --config.data.path=...")
-    print("            with --config.model.layers='0:neural' for another mechanism in layer 0, or without configs/:")
-    print(f"            --config.init_from={folder} and the model's options that {folder}/config.json has")
+    data = (
+        f"{config.data.name}, {config.data.path or 'where it is usually kept; --set data.path=... says another place'}"
+    )
+    print(f"data:      {data}")
+    print(f"evaluate:  python eval.py --workdir={folder}")
+    if model.name == "language_model":
+        print(f"generate:  python -m jattn generate --workdir={folder} --prompt='...'")
+    print(f"train on:  python train.py --config=configs/finetune.py:{folder}")
+    print("           with --config.model.layers='0:neural' for another mechanism in layer 0; or without configs/ by")
+    print(f"           --config.init_from={folder} and the model's options in {folder}/config.json")
 
 
 def write(found: Foreign, folder: Path, overrides: list[str] = ()) -> Config:

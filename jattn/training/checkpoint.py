@@ -204,6 +204,8 @@ class Checkpoints:
 
     def _best_first(self, steps: list[int]) -> list[int]:
         ranked = self._ranked(steps)
+        if steps == [0]:  # a model that was imported (`jattn.interop`): it has no other
+            return steps
         if steps and not ranked:
             raise UserError(
                 f"no checkpoint in {self.folder} has been validated, so none is the best by "

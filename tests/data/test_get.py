@@ -155,4 +155,4 @@ def test_a_list_of_what_is_there_in_part_elsewhere_and_not(folder, tmp_path, cap
     assert found["enwik8"][0][:2] == ["folder", "50% there: `python -m jattn data get enwik8`"]
     assert found["image_folder"] == [["folder", "there", str(folder / "image_folder"), "1.5 MB"]]
     assert found["imdb"][0][1] == "other files"
-    assert found["imagenet"][0][2].startswith("by hand: register")
+    assert found["imagenet"][0][2] == "`python -m jattn data get imagenet` says how to get it"

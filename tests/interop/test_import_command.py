@@ -5,17 +5,28 @@ import runpy
 import numpy as np
 import pytest
 
+from jattn import data
 from jattn.__main__ import main
+from jattn.data.text.subwords import train_bpe
 from jattn.evaluation import evaluate
+from jattn.interop import gpt2
+from jattn.interop.command import write
 from jattn.training import setup
 from jattn.training.init_from import initial_weights
-from jattn.training.run import read_config
+from jattn.training.run import check_files, read_config
 from tests import runs
 from tests.interop.made import gpt2_logits, gpt2_tensors, vit_tensors
 from tests.interop.test_foreign import save
 
 TEXT = "".join(f"line {n} of a text\n" for n in range(40))
 BYTES = gpt2_tensors(vocab=256)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +40,7 @@ def imported(tmp_path_factory):
 
 
 def test_it_is_evaluated_as_a_run(imported):
-    found = evaluate(imported, checkpoint="newest")["measures"]
+    found = evaluate(imported)["measures"]
     dataset = setup.build(read_config(imported)).dataset
     tokens = dataset.tokens("test").astype(int)
     losses = []
@@ -39,6 +50,22 @@ def test_it_is_evaluated_as_a_run(imported):
         logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         losses += [-row[token] for row, token in zip(logs, tokens[start + 1 : start + 12], strict=True)]
     assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_the_tokenizer_beside_the_weights_goes_with_them(tmp_path):
+    tokenizer = train_bpe(iter([TEXT]), 300)
+    (tmp_path / "text.txt").write_text(20 * TEXT)
+    save(tmp_path / "gpt2", gpt2_tensors(vocab=tokenizer.vocab_size), n_head=3)
+    (tmp_path / "gpt2" / "tokenizer.json").write_text(tokenizer.to_json())
+    config = write(gpt2.read(tmp_path / "gpt2"), tmp_path / "run", [f"data.path={tmp_path / 'text.txt'}"])
+    dataset = data.build(config.data)
+    assert dataset.vocab_size == tokenizer.vocab_size
+    assert config.data.tokenizer == str(tmp_path / "run" / "tokenizer.json")
+    check_files(tmp_path / "run", dataset.kept())
+    save(tmp_path / "gpt2", gpt2_tensors(vocab=19), n_head=3)
+    smaller = gpt2.read(tmp_path / "gpt2")
+    assert smaller.files == {}
+    assert f"has {tokenizer.vocab_size} tokens, the model 19: it is left out" in smaller.notes[0]
 
 
 def test_another_mechanism_is_put_into_a_layer(imported, tmp_path):

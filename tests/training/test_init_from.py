@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jattn.cli import parse_train
 from jattn.config import AttentionConfig
 from jattn.errors import UserError
 from jattn.optim.parameters import path_name
@@ -13,6 +14,7 @@ from jattn.training import setup, train
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.init_from import collapsed, initial_weights
 from tests import runs
+from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +139,8 @@ def test_finetune_needs_the_folder_of_a_run(tmp_path):
     for argument, message in (("", "takes the folder of a run"), (str(tmp_path), "holds no run")):
         with pytest.raises(UserError, match=message):
             runs.get_config("finetune", argument)
+    with pytest.raises(UserError, match=r"gone does not exist: train first"):
+        parse_train(["train.py", f"--config={ROOT / 'configs' / 'finetune.py'}:{tmp_path / 'gone'}"])
 
 
 def test_paths_in_short():

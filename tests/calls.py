@@ -1,21 +1,41 @@
-"""Modules called as whole programs: called as they stand, each of their operations is compiled by itself."""
+"""Modules called as whole programs: called as they stand, each of their operations is compiled by itself.
 
+Arrays that are returned are NumPy's: what a test does with them compiles nothing.
+"""
+
+import dataclasses
 import functools
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 
 def apply(module: nn.Module, variables, *args, **options):
     """`module.apply(variables, *args, **options)` in one compiled program."""
     arrays, rest = _divided(options)
-    return _program(module, "apply", rest)(variables, *args, **arrays)
+    return _of_numpy(_program(module, "apply", rest)(variables, *args, **arrays))
 
 
 def init(module: nn.Module, *args, **options):
     """`module.init(jax.random.key(0), *args, **options)` in one compiled program, without the boxes of its arrays."""
     arrays, rest = _divided(options)
-    return nn.unbox(_program(module, "init", rest)(jax.random.key(0), *args, **arrays))
+    return _of_numpy(nn.unbox(_program(module, "init", rest)(jax.random.key(0), *args, **arrays)))
+
+
+def shapes(module: nn.Module, *args, **options):
+    """Shapes of what `init` makes: a module and shapes of arguments are traced once."""
+    arrays, rest = _divided(options)
+    return nn.unbox(_program(module, "init", rest).eval_shape(jax.random.key(0), *args, **arrays))
+
+
+def _of_numpy(tree):
+    """The arrays of a tree, but for those in dataclasses: their types are checked."""
+    return jax.tree.map(
+        lambda leaf: leaf if dataclasses.is_dataclass(leaf) else np.asarray(leaf),
+        tree,
+        is_leaf=dataclasses.is_dataclass,
+    )
 
 
 def _divided(options):

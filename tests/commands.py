@@ -15,6 +15,17 @@ QUICK_TO_COMPILE = (
 """XLA's flags of all tests but some of command lines: programs are compiled in a quarter of the time."""
 
 
+def session_folder(tmp_path_factory) -> Path:
+    """A folder that all workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def compiled_folder(tmp_path_factory) -> Path:
+    """Where this session's processes keep compiled programs: their JATTN_CACHE."""
+    return session_folder(tmp_path_factory) / "compiled"
+
+
 def environment(cache: Path) -> dict[str, str]:
     """Variables of a process on the CPU that keeps its compiled programs in `cache`."""
     return os.environ | {"JAX_PLATFORMS": "cpu", "JATTN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from tests import typechecking  # noqa: F401 - named in pyproject.toml
-from tests.commands import QUICK_TO_COMPILE
+from tests.commands import QUICK_TO_COMPILE, compiled_folder
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
 
@@ -23,6 +23,13 @@ def pytest_configure(config):
     jax.config.update("jax_numpy_rank_promotion", "raise")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, and few that refer to each other in circles
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _programs_are_compiled_once(tmp_path_factory):
+    """All of a session, by whichever worker: those that were forgotten are read again, as are those of tests alike."""
+    jax.config.update("jax_compilation_cache_dir", str(compiled_folder(tmp_path_factory) / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,14 +1,11 @@
 """Small finished runs that several tests look at: each is trained once a session."""
 
-import contextlib
 import fcntl
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import numpy as np
 
 from jattn import data
@@ -16,6 +13,7 @@ from jattn.config import Config
 from jattn.data import Dataset
 from jattn.data.pictures import Pictures
 from jattn.training import setup, train
+from tests.commands import session_folder
 from tests.data import files
 from tests.data.text import made
 
@@ -111,35 +109,11 @@ def smoke_config(tmp_path_factory, name: str) -> Config:
     return config
 
 
-def session_folder(tmp_path_factory) -> Path:
-    """A folder that all workers of this test session share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-def compiled_folder(tmp_path_factory) -> Path:
-    """Where this session's processes keep compiled programs: their JATTN_CACHE."""
-    return session_folder(tmp_path_factory) / "compiled"
-
-
-@contextlib.contextmanager
-def compiled_once(tmp_path_factory):
-    """Programs compiled within are kept for the session: tests that train the same model compile it once."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(compiled_folder(tmp_path_factory) / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before[0])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-
-
 def smoke_run(tmp_path_factory, name: str) -> Path:
     """The folder of a finished run of a config's smoke version; look at it, but copy it before you change it."""
     folder = session_folder(tmp_path_factory) / "smoke" / name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock, compiled_once(tmp_path_factory):
+    with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             train(smoke_config(tmp_path_factory, name), folder / "run")

@@ -58,7 +58,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return runs.compiled_folder(tmp_path_factory)
+    return commands.compiled_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

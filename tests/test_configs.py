@@ -7,12 +7,12 @@ import pytest
 from jattn.errors import UserError
 from jattn.evaluation import evaluate
 from jattn.training.metrics import read_csv
-from tests import runs
+from tests import commands, runs
 
 
 @pytest.fixture(autouse=True)
 def _cache_of_the_session(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("JATTN_CACHE", str(runs.compiled_folder(tmp_path_factory)))
+    monkeypatch.setenv("JATTN_CACHE", str(commands.compiled_folder(tmp_path_factory)))
 
 
 @pytest.mark.parametrize("name", runs.CONFIGS)

@@ -65,6 +65,11 @@ class Case:
         return values.astype(np.float32)
 
     @functools.cached_property
+    def initial(self) -> dict[str, Any]:
+        """The shapes of what `init` gives."""
+        return _init.eval_shape(self.module(), self.tokens())
+
+    @functools.cached_property
     def variables(self) -> dict[str, Any]:
         """What `init` gives, all parameters moved a little, so that none is zero or one by its initialiser."""
         variables = nn.unbox(_init(self.module(), self.tokens()))

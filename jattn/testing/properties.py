@@ -4,8 +4,9 @@ What surrounds the module's compiled calls is NumPy: each operation of JAX outsi
 to compile.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -41,7 +42,7 @@ def batch_axes(case: Case) -> None:
 
 def parameters(case: Case) -> None:
     """`init` makes float32 parameters that all carry logical axis names, and nothing else."""
-    variables = jax.eval_shape(case.module().init, jax.random.key(0), case.tokens())
+    variables = case.initial
     assert set(variables) <= {"params"}, f"init makes collections {sorted(variables)}"
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"], is_leaf=_is_boxed):
         name = jax.tree_util.keystr(path)
@@ -65,23 +66,16 @@ def jit(case: Case) -> None:
 
 def compiles_once(case: Case) -> None:
     """A second call with other values, of a module built anew, compiles nothing; nor does a second decoding step."""
-    chex.clear_trace_counter()
-
-    def call(module: nn.Module, variables: Any, x: Array) -> Array:
-        return module.apply(variables, x)
-
-    compiled = jax.jit(chex.assert_max_traces(call, n=1), static_argnums=0)
-    for seed in range(2):
-        compiled(case.module(), case.variables, case.tokens(seed=seed))
+    case.evaluate(case.tokens())
+    with _compiles_nothing("a second call"):
+        case.evaluate(case.tokens(seed=1))
     if not case.causal or "decode" in case.lacks:
         return
-
-    def step(variables: Any, x: Array) -> Any:
-        return case.module(decode=True).apply(variables, x, mutable=["cache"])[1]["cache"]
-
-    compiled, cache = jax.jit(chex.assert_max_traces(step, n=1)), case.empty_cache
-    for _ in range(3):
-        cache = compiled({**case.variables, "cache": cache}, case.tokens(case.sizes.batch, 1))
+    token = case.tokens(case.sizes.batch, 1)
+    _, cache = case.step(case.empty_cache, token, None)
+    with _compiles_nothing("a second decoding step"):
+        for _ in range(2):
+            _, cache = case.step(cache, token, None)
 
 
 def causality(case: Case) -> None:
@@ -332,6 +326,15 @@ def energies(case: Case) -> None:
     changed = np.where(case.mask[..., None], x, 100 * case.tokens(seed=2))
     _, after = compiled(case.variables["params"], changed, case.mask)
     _near(after[0], found[0], "the energy after a change of padded tokens")
+
+
+@contextlib.contextmanager
+def _compiles_nothing(what: str) -> Iterator[None]:
+    try:
+        with jax.no_tracing():
+            yield
+    except RuntimeError as error:
+        raise AssertionError(f"{what} is compiled anew: {error}") from error
 
 
 def _is_boxed(leaf: Any) -> bool:

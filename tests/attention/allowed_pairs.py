@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import calls
+
 
 def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
@@ -12,9 +14,8 @@ def tokens(*shape, seed=0):
 
 def random_variables(module, x):
     """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes, rng = calls.shapes(module, x), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def attention(params, x, allowed, scale=None):
@@ -63,14 +64,13 @@ def _of_real(rows, real):
 def decoded(module, variables, x):
     """The outputs of decoding x token by token."""
     decoder = module.clone(decode=True)
-    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+    cache = calls.init(decoder, x)["cache"]
 
-    @jax.jit
     def step(cache, token):
         y, updated = decoder.apply({**variables, "cache": cache}, token[:, None], mutable=["cache"])
         return updated["cache"], y[:, 0]
 
-    return jax.lax.scan(step, cache, x.swapaxes(0, 1))[1].swapaxes(0, 1)
+    return jax.jit(lambda cache, x: jax.lax.scan(step, cache, x.swapaxes(0, 1))[1].swapaxes(0, 1))(cache, x)
 
 
 def scratch(module, length):

@@ -1,8 +1,8 @@
 """Adaptive span against its equation in NumPy float64, the released code's recorded calls, and softmax attention."""
 
+import functools
 import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from jattn.errors import UserError
 from jattn.interop.original import load
 from jattn.interop.original.adaptive_span import regularizer
 from jattn.verify import read
+from tests import calls
 from tests.core.span_masks import log_mask, span_mask, triangle_mask
 
 B, H, D, T, C = 2, 3, 5, 11, 13
@@ -26,9 +27,14 @@ def tokens(*shape, seed=0):
 
 def random_variables(module, x, seed=0):
     """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes = calls.shapes(module, x)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def spans_of(module, params, length):
+    return module.spans(params, length)
 
 
 def sigmoid(x):
@@ -183,10 +189,16 @@ def test_recorded_reports_are_ours(path):
     """Span, period and loss term of the recorded calls, and the masks in the weights."""
     recorded = read(path)
     module, variables = load(recorded.mechanism, recorded.settings, recorded.group("param"))
-    inputs, aux = {"x": jnp.asarray(recorded.arrays["in/x"])}, recorded.group("aux")
-    assert regularizer(module, variables, inputs) == pytest.approx(recorded.arrays["reg"].item(), rel=1e-5)
-    length = inputs["x"].shape[1]
-    spans = module.spans(variables["params"], length)
+    x, aux = jnp.asarray(recorded.arrays["in/x"]), recorded.group("aux")
+    length = x.shape[1]
+
+    @jax.jit
+    def reports(variables, x):
+        weights = module.apply(variables, x, method="weights")
+        return regularizer(module, variables, {"x": x}), module.spans(variables["params"], length), weights
+
+    term, spans, weights = reports(variables, x)
+    assert term == pytest.approx(recorded.arrays["reg"].item(), rel=1e-5)
     np.testing.assert_allclose(spans.reach, aux["spans"] + module.softness, rtol=1e-6)  # z is recorded
     np.testing.assert_array_equal(spans.span, np.floor(np.clip(aux["spans"] + module.softness, 0, module.max_span)))
     masks = [aux[name] for name in ("span_mask", "triangle_mask") if name in aux]
@@ -194,8 +206,7 @@ def test_recorded_reports_are_ours(path):
         np.testing.assert_allclose(spans.period, aux["period"], rtol=1e-6)
     seen = (np.minimum.reduce(masks) > 1e-6) & np.tri(length, dtype=bool)
     np.testing.assert_allclose(spans.keys, seen.sum((1, 2)) / length, rtol=1e-5)
-    weights = module.apply(variables, inputs["x"], method="weights")
-    np.testing.assert_array_equal(np.all(weights > 0, axis=0), seen)
+    np.testing.assert_array_equal(np.all(np.asarray(weights) > 0, axis=0), seen)
 
 
 def test_there_are_recorded_reports_of_both_kinds():
@@ -208,25 +219,25 @@ def test_a_span_far_beyond_the_sequence_is_softmax_attention(causal):
     x = tokens(B, T, C)
     variables = random_variables(module, x)
     params = {name: value for name, value in variables["params"].items() if name != "span_logit"}
-    expected = SoftmaxAttention(H, head_dim=D, causal=causal).apply({"params": params}, x)
-    np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-6)
-    short = module.clone(max_span=3, softness=1).apply(variables, x)
+    expected = calls.apply(SoftmaxAttention(H, head_dim=D, causal=causal), {"params": params}, x)
+    np.testing.assert_allclose(calls.apply(module, variables, x), expected, atol=1e-6)
+    short = calls.apply(module.clone(max_span=3, softness=1), variables, x)
     assert not np.allclose(short, expected, atol=1e-2)
 
 
 def test_released_and_default_give_the_same():
     module, variables, x, mask, _ = arguments("segments")
-    found, released = (module.clone(as_published=flag).apply(variables, x, mask) for flag in (False, True))
+    found, released = (calls.apply(module.clone(as_published=flag), variables, x, mask) for flag in (False, True))
     np.testing.assert_array_equal(found, released)
 
 
 def test_the_dense_code_reads_every_token_and_ours_only_those_within_reach():
     """The first of three blocks of keys is NaN: all pairs are multiplied by the released code, few are here."""
     module = AdaptiveSpanAttention(H, head_dim=D, causal=True, max_span=128, softness=8, span_init=0.1)
-    x = tokens(1, 384, C).at[:, :128].set(jnp.nan)
-    variables = jax.jit(module.init)(jax.random.key(0), x)
-    dense = jax.jit(module.clone(implementation="dense").apply)(variables, x)
-    ours = jax.jit(module.apply)(variables, x)
+    x = jnp.asarray(np.where(np.arange(384)[:, None] < 128, np.nan, tokens(1, 384, C)))
+    variables = calls.init(module, x)
+    dense = calls.apply(module.clone(implementation="dense"), variables, x)
+    ours = np.asarray(calls.apply(module, variables, x))
     assert np.isnan(dense).all()
     assert np.isnan(ours[:, :256]).all()
     assert np.isfinite(ours[:, 256:]).all()
@@ -253,13 +264,13 @@ def test_a_row_that_the_wave_empties_is_zero_where_the_released_code_gives_none(
 
 def test_a_new_layer_looks_back_half_of_the_longest_span_and_its_periods_are_spread_evenly():
     module = AdaptiveSpanAttention(4096, head_dim=1, max_span=64, periodic=True, period_min=3, period_max=11)
-    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens(2, 1)))["params"]
+    params = calls.init(module, tokens(2, 1))["params"]
     span, period, ratio = learned(module, params)
     np.testing.assert_array_equal(span, 32.0)
     np.testing.assert_array_equal(ratio, 0.0)
     # 4,096 draws: the standard error of a tenth's share is 0.3 / 64.
     np.testing.assert_allclose(np.histogram(period, 10, (3, 11))[0] / 4096, 0.1, atol=5 * 0.3 / 64)
-    params = nn.unbox(jax.jit(module.clone(span_init=0.75).init)(jax.random.key(0), tokens(2, 1)))["params"]
+    params = calls.init(module.clone(span_init=0.75), tokens(2, 1))["params"]
     np.testing.assert_allclose(learned(module, params)[0], 48, rtol=1e-6)
 
 
@@ -273,18 +284,19 @@ def test_the_loss_term_is_sown_when_asked_for_and_shortens_the_spans():
         return sum(jax.tree.leaves(sown["losses"]))
 
     before = variables["params"]["span_logit"]
-    slope = jax.grad(term)(variables["params"])
+    slope = jax.jit(jax.grad(term))(variables["params"])
     z = learned(module, variables["params"])[0]
     np.testing.assert_allclose(slope["span_logit"], 0.7 * z * (1 - z / 8) / H, rtol=1e-5)
     others = {name: leaf for name, leaf in slope.items() if name != "span_logit"}
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
-    after = module.spans({"span_logit": before - slope["span_logit"]}, T)
-    assert np.all(after.reach < module.spans({"span_logit": before}, T).reach)
+    reached = jax.jit(lambda logit: module.spans({"span_logit": logit}, T).reach)
+    assert np.all(reached(before - slope["span_logit"]) < reached(before))
 
 
 def test_the_share_of_a_period_has_two_branches():
     """b = 1/P + 2 rho + 1/2 up to 1, then 1 + 1/2 + o - A: for P = 2 (1 at rho = 0) and P = 8."""
     module = AdaptiveSpanAttention(1, max_span=2, softness=31, periodic=True, period_min=1, period_max=15, span_reg=1)
+    term = jax.jit(module.regularizer)
     eighth, high = np.log(3.0), 50.0  # sigmoid 3/4: rho = 1/8; sigmoid 1: rho = 1/4
     for period, ratio, share in (
         (8, 0.0, 0.625),
@@ -299,7 +311,7 @@ def test_the_share_of_a_period_has_two_branches():
             "period_logit": jnp.asarray([np.log(rate / (1 - rate))], jnp.float32),
             "ratio_logit": jnp.asarray([ratio], jnp.float32),
         }
-        assert module.regularizer(params) == pytest.approx((1 + 31) * share, rel=1e-5), (period, ratio)
+        assert term(params) == pytest.approx((1 + 31) * share, rel=1e-5), (period, ratio)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +319,8 @@ def test_the_share_of_a_period_has_two_branches():
 )
 def test_reported_keys_are_those_that_have_weight(call):
     module, variables, x, _, _ = arguments(call)
-    _, sown = module.apply(variables, x, mutable=["intermediates"])
-    (spans,), (weights,) = sown["intermediates"]["spans"], sown["intermediates"]["weights"]
+    _, sown = calls.apply(module, variables, x, mutable=["intermediates"])
+    (spans,), (weights,) = sown["intermediates"]["spans"], np.asarray(sown["intermediates"]["weights"])
     np.testing.assert_allclose(spans.keys, (weights[0] > 0).sum((1, 2)) / T, rtol=1e-6)
     z, period, _ = learned(module, variables["params"])
     np.testing.assert_allclose(spans.reach, z + module.softness, rtol=1e-6)
@@ -319,7 +331,7 @@ def test_reported_keys_are_those_that_have_weight(call):
         np.testing.assert_array_equal(spans.removed, 0.0)
         return
     np.testing.assert_allclose(spans.period, period, rtol=1e-6)
-    without = module.clone(periodic=False).apply(variables, x, method="weights")
+    without = np.asarray(calls.apply(module.clone(periodic=False), variables, x, method="weights"))
     removed = 1 - (weights[0] > 0).sum((1, 2)) / (without[0] > 0).sum((1, 2))
     np.testing.assert_allclose(spans.removed, removed, atol=1e-6)
     assert np.all(removed > 0)
@@ -332,7 +344,7 @@ def test_saved_work_is_that_of_the_blocks_beyond_each_head_or_the_longest():
     def saved(*reach, **fields):
         share = (np.asarray(reach) - 1) / 512
         params = {"span_logit": jnp.asarray(np.log(share / (1 - share)), jnp.float32)}
-        spans = module.clone(**fields).spans(params, 512)
+        spans = spans_of(module.clone(**fields), params, 512)
         np.testing.assert_allclose(spans.reach, reach, rtol=1e-5)
         return spans.saved
 
@@ -343,7 +355,7 @@ def test_saved_work_is_that_of_the_blocks_beyond_each_head_or_the_longest():
     # Eight by eight blocks: 15 of one head and 36 of the other, one after the other.
     longer = module.clone(max_span=1024)
     share = (np.asarray([3.5, 1023.5]) - 1) / 1024
-    spans = longer.spans({"span_logit": jnp.asarray(np.log(share / (1 - share)), jnp.float32)}, 1024)
+    spans = spans_of(longer, {"span_logit": jnp.asarray(np.log(share / (1 - share)), jnp.float32)}, 1024)
     np.testing.assert_allclose(spans.saved, 1 - (15 + 36) / 72, rtol=1e-6)
     assert module.cost(512, width=8).flops > module.cost(512, width=8, reach=[3.5, 511.5]).flops
     whole, short = (module.cost(512, width=8, reach=[3.5, far]) for far in (511.5, 128.5))
@@ -363,7 +375,7 @@ def test_training_changes_spans_without_recompilation():
         return jax.grad(lambda params: (module.apply({"params": params}, x) ** 2).sum())(params)
 
     for logit in (5.0, 0.0, -9.0):
-        gradient = slope(variables["params"] | {"span_logit": jnp.full(2, logit)})
+        gradient = slope(variables["params"] | {"span_logit": np.full(2, logit, np.float32)})
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert len(traces) == 1
 
@@ -379,8 +391,8 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass():
         y, updated = decoder.apply({**variables, "cache": cache}, token[None, None], mutable=["cache"])
         return updated["cache"], y[0, 0]
 
-    _, found = jax.lax.scan(step, cache, x[0])
-    np.testing.assert_allclose(found, module.apply(variables, x)[0], atol=2e-5, rtol=1e-4)
+    _, found = jax.jit(lambda cache: jax.lax.scan(step, cache, x[0]))(cache)
+    np.testing.assert_allclose(found, calls.apply(module, variables, x)[0], atol=2e-5, rtol=1e-4)
 
 
 def test_nothing_of_all_pairs_is_built():

@@ -1,9 +1,5 @@
 """Decoding with a cache: sizes, chunks, padding, segments, and what goes wrong."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,28 +11,32 @@ from jattn.attention import (
     SparseAttention,
 )
 from jattn.errors import UserError
+from tests import calls
 
 B, H, K, D, T, C = 2, 6, 3, 4, 7, 13
+
+
+def tokens(*shape):
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 @pytest.fixture(scope="module")
 def model():
     """Module without a cache, its parameters, an empty cache, and tokens."""
     module = SoftmaxAttention(num_heads=H, num_key_heads=K, head_dim=D, causal=True, rotary=True)
-    x = jax.random.normal(jax.random.key(0), (B, T, C))
-    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    x = tokens(B, T, C)
+    variables = calls.init(module.clone(decode=True), x)
     return module, variables["params"], variables["cache"], x
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def step(module, params, cache, x, mask=None):
-    y, updated = module.clone(decode=True).apply({"params": params, "cache": cache}, x, mask, mutable=["cache"])
+    variables = {"params": params, "cache": cache}
+    y, updated = calls.apply(module.clone(decode=True), variables, x, mask, mutable=["cache"])
     return y, updated["cache"]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def full_pass(module, params, x, mask=None):
-    return module.apply({"params": params}, x, mask)
+    return calls.apply(module, {"params": params}, x, mask)
 
 
 def decoded(model, lengths, masks=None):
@@ -47,7 +47,7 @@ def decoded(model, lengths, masks=None):
         y, cache = step(module, params, cache, x[:, start : start + length], None if masks is None else masks[i])
         outputs.append(y)
         start += length
-    return jnp.concatenate(outputs, 1), cache
+    return np.concatenate(outputs, 1), cache
 
 
 def test_init_sizes_the_cache_and_leaves_it_empty(model):
@@ -73,15 +73,15 @@ def test_chunks_of_any_length_give_the_full_pass(model, lengths):
 
 def test_padding_of_the_prompt_is_remembered(model):
     module, params, _, x = model
-    mask = jnp.asarray([[True, False, True, True], [False, False, True, True]])
+    mask = np.asarray([[True, False, True, True], [False, False, True, True]])
     y, _ = decoded(model, [4, 1, 2], [mask, None, None])
-    full = full_pass(module, params, x, jnp.concatenate([mask, jnp.ones((B, 3), bool)], 1))
+    full = full_pass(module, params, x, np.concatenate([mask, np.ones((B, 3), bool)], 1))
     np.testing.assert_allclose(y[:, 2:], full[:, 2:], atol=2e-5)
 
 
 def test_segments_are_remembered(model):
     module, params, _, x = model
-    ids = jnp.asarray([[1, 1, 2, 2, 2, 2, 3], [4, 4, 4, 4, 4, 2, 2]], jnp.int32)
+    ids = np.asarray([[1, 1, 2, 2, 2, 2, 3], [4, 4, 4, 4, 4, 2, 2]], np.int32)
     y, _ = decoded(model, [4, 2, 1], [ids[:, :4], ids[:, 4:6], ids[:, 6:]])
     np.testing.assert_allclose(y, full_pass(module, params, x, ids), atol=2e-5)
 
@@ -89,21 +89,21 @@ def test_segments_are_remembered(model):
 def test_outputs_past_the_end_are_nan(model):
     module, params, _, x = model
     y, cache = decoded(model, [5, 2])
-    assert jnp.all(jnp.isfinite(y))
+    assert np.all(np.isfinite(y))
     y, _ = step(module, params, cache, x[:, :1])
-    assert jnp.all(jnp.isnan(y))
+    assert np.all(np.isnan(y))
 
 
 def test_a_chunk_across_the_end_is_nan(model):
     module, params, _, x = model
     _, cache = decoded(model, [5])
     y, _ = step(module, params, cache, x[:, :3])
-    assert jnp.all(jnp.isnan(y))
+    assert np.all(np.isnan(y))
 
 
 def test_a_chunk_longer_than_the_cache_is_refused(model):
     module, params, cache, x = model
-    longer = jnp.concatenate([x, x], 1)
+    longer = np.concatenate([x, x], 1)
     with pytest.raises(UserError, match=r"key of shape \(2, 3, 14, 4\) does not fit into the cache .*\(2, 3, 7, 4\)"):
         step(module, params, cache, longer)
 
@@ -117,20 +117,19 @@ def test_another_batch_is_refused(model):
 def test_a_missing_cache_is_refused(model):
     module, params, _, x = model
     with pytest.raises(UserError, match="decode=True needs a cache"):
-        module.clone(decode=True).apply({"params": params}, x[:, :1], mutable=["cache"])
+        calls.apply(module.clone(decode=True), {"params": params}, x[:, :1], mutable=["cache"])
 
 
 def test_weights_of_a_decoding_module_are_those_of_one_pass(model):
     module, params, cache, x = model
-    weights = functools.partial(jax.jit(module.apply, static_argnames="method"), method="weights")
-    decoding = functools.partial(jax.jit(module.clone(decode=True).apply, static_argnames="method"), method="weights")
-    np.testing.assert_array_equal(decoding({"params": params, "cache": cache}, x), weights({"params": params}, x))
+    decoding = calls.apply(module.clone(decode=True), {"params": params, "cache": cache}, x, method="weights")
+    np.testing.assert_array_equal(decoding, calls.apply(module, {"params": params}, x, method="weights"))
 
 
 def test_leading_batch_axes_share_one_cache(model):
     module, params, _, x = model
     x = x[:, None]
-    cache = jax.jit(module.clone(decode=True).init)(jax.random.key(0), x)["cache"]
+    cache = calls.init(module.clone(decode=True), x)["cache"]
     y, _ = step(module, params, cache, x[..., :3, :])
     np.testing.assert_allclose(y, full_pass(module, params, x)[..., :3, :], atol=2e-5)
 
@@ -147,8 +146,8 @@ FORGETTING = {
 def forgetting(request):
     """Module, its parameters, an empty cache made for 19 tokens, those tokens, and how far it looks back."""
     module, reach = FORGETTING[request.param]
-    x = jax.random.normal(jax.random.key(0), (B, 19, C))
-    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    x = tokens(B, 19, C)
+    variables = calls.init(module.clone(decode=True), x)
     return (module, variables["params"], variables["cache"], x), reach
 
 
@@ -161,7 +160,7 @@ def test_what_is_out_of_reach_is_forgotten(forgetting):
     assert cache["cache_index"] == 19
     np.testing.assert_allclose(y, full_pass(module, params, x), atol=2e-5)
     y, _ = step(module, params, cache, x[:, :1])  # there is no end
-    longer = jnp.concatenate([x, x[:, :1]], 1)
+    longer = np.concatenate([x, x[:, :1]], 1)
     np.testing.assert_allclose(y, full_pass(module, params, longer)[:, -1:], atol=2e-5)
 
 
@@ -173,8 +172,8 @@ def test_chunks_longer_than_the_reach_give_the_full_pass(forgetting, lengths):
 
 def test_padding_and_segments_within_reach_are_remembered(forgetting):
     (module, params, _, x), _ = forgetting
-    real = jnp.arange(19)[None] > jnp.asarray([[1], [6]])
-    ids = jnp.asarray([[1] * 8 + [2] * 11, [4] * 3 + [5] * 15 + [0]], jnp.int32)
+    real = np.arange(19) > np.asarray([[1], [6]])
+    ids = np.asarray([[1] * 8 + [2] * 11, [4] * 3 + [5] * 15 + [0]], np.int32)
     for mask, shown in ((real, real), (ids, ids != 0)):
         parts = [mask[:, :5], mask[:, 5:6], mask[:, 6:]]
         y, _ = decoded(forgetting[0], [5, 1, 13], parts)
@@ -184,9 +183,9 @@ def test_padding_and_segments_within_reach_are_remembered(forgetting):
 
 def test_a_cache_shorter_than_the_reach_has_an_end():
     module, _ = FORGETTING["neighborhood"]
-    x = jax.random.normal(jax.random.key(0), (B, 3, C))
-    variables = jax.jit(module.clone(decode=True).init)(jax.random.key(1), x)
+    x = tokens(B, 3, C)
+    variables = calls.init(module.clone(decode=True), x)
     made = module, variables["params"], variables["cache"], x
     y, cache = decoded(made, [2, 1])
     np.testing.assert_allclose(y, full_pass(module, variables["params"], x), atol=2e-5)
-    assert jnp.all(jnp.isnan(step(module, variables["params"], cache, x[:, :1])[0]))
+    assert np.all(np.isnan(step(module, variables["params"], cache, x[:, :1])[0]))

@@ -11,6 +11,7 @@ import pytest
 from jattn.attention import Conv1dAttention
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
+from tests import calls
 
 B, H, D, T, C = 2, 3, 5, 11, 13
 
@@ -40,9 +41,8 @@ def oracle(module, params, x, allowed):
 
 def random_variables(module, x):
     """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes, rng = calls.shapes(module, x), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):
@@ -106,7 +106,7 @@ def moving_average(**fields):
         "out": {"kernel": eye[None]},
     }
     module = Conv1dAttention(num_heads=1, use_bias=False, **fields)
-    return functools.partial(jax.jit(module.apply, static_argnames="deterministic"), {"params": params})
+    return functools.partial(calls.apply, module, {"params": params})
 
 
 def test_identity_taps_give_the_sum_of_the_tokens_in_reach():
@@ -142,10 +142,10 @@ def test_dropout_of_the_outputs_keeps_their_mean():
 
 def test_64_tokens_decoded_one_by_one_are_those_of_a_full_pass():
     module = Conv1dAttention(num_heads=2, kernel_size=7, causal=True, decode=True)
-    x = tokens(1, 64, 6)
+    x = np.asarray(tokens(1, 64, 6))
     variables = random_variables(module.clone(decode=False), x)
-    full = jax.jit(module.clone(decode=False).apply)(variables, x)
-    cache = module.init(jax.random.key(0), x)["cache"]
+    full = calls.apply(module.clone(decode=False), variables, x)
+    cache = calls.init(module, x)["cache"]
 
     @jax.jit
     def step(cache, token):
@@ -154,7 +154,7 @@ def test_64_tokens_decoded_one_by_one_are_those_of_a_full_pass():
 
     for t in range(64):
         y, cache = step(cache, x[:, t : t + 1])
-        np.testing.assert_allclose(y[:, 0], full[:, t], atol=2e-6)
+        np.testing.assert_allclose(np.asarray(y)[:, 0], full[:, t], atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["none", "segments"])

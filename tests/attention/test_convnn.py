@@ -326,7 +326,7 @@ def test_sixty_four_decoded_tokens_are_those_of_the_full_pass(fields):
     step = jax.jit(lambda cache, x: reader.apply({**variables, "cache": cache}, x, mutable=["cache"]))
     decoded = []
     for t in range(64):
-        y, updated = step(cache, x[:, t : t + 1])
+        y, updated = step(cache, np.asarray(x)[:, t : t + 1])
         cache = updated["cache"]
         decoded.append(y)
     np.testing.assert_allclose(np.concatenate(decoded, 1), jax.jit(module.apply)(variables, x), atol=2e-5, rtol=1e-4)

@@ -13,6 +13,7 @@ from jattn.attention import KvtAttention, SoftmaxAttention
 from jattn.core import AtLeast, Causal, Dot, Padding, attend, statistics, thresholds
 from jattn.core import threshold as threshold_module
 from jattn.errors import UserError
+from tests import calls
 
 B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
 
@@ -93,9 +94,14 @@ def test_output_and_weights_are_those_of_the_equation(call, implementation):
     module, variables, x, mask, context, allowed = arguments(call)
     module = module.clone(implementation=implementation)
     expected, weights = oracle(module, variables, x, x if context is None else context, allowed)
-    y = jax.jit(module.apply)(variables, x, mask, context=context)
+
+    @jax.jit
+    def call(variables, x, mask, context):
+        y = module.apply(variables, x, mask, context=context)
+        return y, module.apply(variables, x, mask, context=context, method="weights")
+
+    y, found = call(variables, x, mask, context)
     np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
-    found = jax.jit(functools.partial(module.apply, method="weights"))(variables, x, mask, context=context)
     np.testing.assert_allclose(found, weights, atol=2e-6)
 
 
@@ -120,9 +126,9 @@ def test_only_as_published_more_keys_than_there_are_is_an_error():
     x = tokens(B, T, C)
     module = KvtAttention(num_heads=H, head_dim=D, topk=T + 1)
     variables = random_variables(module, x)
-    assert np.isfinite(module.apply(variables, x)).all()
+    assert np.isfinite(calls.apply(module, variables, x)).all()
     with pytest.raises(UserError, match=r"topk 8 of 7 keys: the released code fails there; lower topk to at most 7"):
-        module.clone(as_published=True).apply(variables, x)
+        calls.apply(module.clone(as_published=True), variables, x)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -131,7 +137,7 @@ def test_exactly_so_many_keys_are_used_though_scores_are_computed_in_other_block
     length = 307  # three blocks of 103 tokens in attend, and rows of 128 here
     q, k, v = (tokens(1, 2, length, 16, seed=seed).astype(dtype) for seed in range(3))
     terms = {"bias": Causal() if causal else None, "mask": Padding()}
-    k = {"features": k, "valid": (jnp.arange(length) % 7 != 3)[None, None]}
+    k = {"features": k, "valid": jnp.asarray(np.arange(length) % 7 != 3)[None, None]}
 
     @jax.jit
     def used(q, k, v):
@@ -147,26 +153,24 @@ def test_exactly_so_many_keys_are_used_though_scores_are_computed_in_other_block
 def test_what_may_not_be_attended_to_is_not_counted():
     # One head of one feature: the score of a key is its token, that of a query is 1.
     module = KvtAttention(num_heads=1, head_dim=1, topk=2, use_bias=False, qk_scale=1)
-    ones, x = jnp.ones((1, 1, 1)), jnp.log(jnp.asarray([1.0, 4.0, 2.0, 8.0]))[:, None]
+    ones, x = np.ones((1, 1, 1), np.float32), np.log(np.float32([1, 4, 2, 8]))[:, None]
     params = {name: {"kernel": ones} for name in ("query", "key", "value", "out")}
 
-    def weights(mask=None, **fields):
-        ones_as_queries = jnp.ones_like(x)
-        return module.clone(**fields).apply({"params": params}, ones_as_queries, mask, context=x, method="weights")[
-            0, 0
-        ]
+    def weights(mask):
+        ones_as_queries = np.ones_like(x)
+        return calls.apply(module, {"params": params}, ones_as_queries, mask, context=x, method="weights")[0, 0]
 
-    np.testing.assert_allclose(weights(jnp.ones(4, bool)), [0, 4 / 12, 0, 8 / 12], atol=1e-6)
-    np.testing.assert_allclose(weights(jnp.asarray([True, True, True, False])), [0, 4 / 6, 2 / 6, 0], atol=1e-6)
-    np.testing.assert_allclose(weights(jnp.asarray([True, False, False, False])), [1, 0, 0, 0], atol=1e-6)
-    np.testing.assert_array_equal(weights(jnp.zeros(4, bool)), [0, 0, 0, 0])
+    np.testing.assert_allclose(weights(np.ones(4, bool)), [0, 4 / 12, 0, 8 / 12], atol=1e-6)
+    np.testing.assert_allclose(weights(np.asarray([True, True, True, False])), [0, 4 / 6, 2 / 6, 0], atol=1e-6)
+    np.testing.assert_allclose(weights(np.asarray([True, False, False, False])), [1, 0, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(weights(np.zeros(4, bool)), [0, 0, 0, 0])
 
 
 def test_keys_that_tie_are_all_used():
-    q, k = jnp.ones((1, 1, 1, 1)), jnp.asarray([2.0, 3.0, 2.0, 1.0, 2.0]).reshape(1, 1, 5, 1)
-    for count, threshold in ((1, 2.5), (2, 1.5), (3, 1.5), (4, 1.5), (5, -np.inf)):
-        np.testing.assert_allclose(thresholds(q, k, count, score=Dot(1.0)).item(), threshold, rtol=1e-6)
-    assert thresholds(q, jnp.zeros((1, 1, 5, 1)), 2).item() == -np.inf  # no key is worse than another
+    q, k = jnp.ones((1, 1, 1, 1)), jnp.asarray(np.float32([2, 3, 2, 1, 2]).reshape(1, 1, 5, 1))
+    found = jax.jit(lambda q, k: [thresholds(q, k, count, score=Dot(1.0)) for count in range(1, 6)])
+    np.testing.assert_allclose(np.ravel(found(q, k)), [2.5, 1.5, 1.5, 1.5, -np.inf], rtol=1e-6)
+    assert np.ravel(found(q, jnp.zeros((1, 1, 5, 1))))[1] == -np.inf  # no key is worse than another
 
 
 def test_scores_that_are_not_numbers_are_not_hidden():
@@ -177,20 +181,21 @@ def test_scores_that_are_not_numbers_are_not_hidden():
 
 def test_double_precision_selects_in_double_precision():
     with jax.enable_x64(True):
-        q, k = jnp.ones((1, 1, 1, 1), jnp.float64), 1 + 1e-9 * jnp.arange(7, dtype=jnp.float64).reshape(1, 1, 7, 1)
-        np.testing.assert_allclose(thresholds(q, k, 2, score=Dot(1.0)).item() - 1, 4.5e-9, rtol=1e-5)
+        q, k = np.ones((1, 1, 1, 1)), 1 + 1e-9 * np.arange(7.0).reshape(1, 1, 7, 1)
+        found = jax.jit(lambda q, k: thresholds(q, k, 2, score=Dot(1.0)))(q, k)
+        np.testing.assert_allclose(found.item() - 1, 4.5e-9, rtol=1e-5)
 
 
 def test_64_tokens_decoded_one_by_one_are_those_of_one_pass():
     module = KvtAttention(num_heads=H, head_dim=D, topk=5, causal=True)
     x = tokens(B, 64, C)
     variables, decoder = random_variables(module, x), module.clone(decode=True)
-    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+    cache = calls.init(decoder, x)["cache"]
     step = jax.jit(lambda cache, x: decoder.apply({**variables, "cache": cache}, x, mutable=["cache"]))
-    full = jax.jit(module.apply)(variables, x)
+    full = calls.apply(module, variables, x)
     for t in range(64):
-        y, cache = step(cache.get("cache", cache), x[:, t : t + 1])
-        np.testing.assert_allclose(y[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
+        y, cache = step(cache.get("cache", cache), np.asarray(x)[:, t : t + 1])
+        np.testing.assert_allclose(np.asarray(y)[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
 
 
 def largest_array(jaxpr):

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import pytest
 from jattn import core
 from jattn.attention import LocalAttention, SoftmaxAttention
 from jattn.errors import UserError
+from tests import calls
 
 from .allowed_pairs import tokens
 
@@ -19,9 +19,8 @@ B, H, D, T, S, C = 2, 3, 4, 17, 23, 13
 
 
 def random_variables(module, x, context=None):
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def heads_of(module, params, x, context):
@@ -200,11 +199,15 @@ def test_output_and_weights_are_those_of_the_equation(call, implementation):
         extra = {"attn_bias": tokens(H, module.window_size, around * module.window_size, seed=2)}
     expected, weights = equation(module, variables["params"], x, context, allowed, **extra)
     mask = None if mask is None else jnp.asarray(mask)
-    np.testing.assert_allclose(
-        jax.jit(module.apply)(variables, x, mask, context=context, **extra), expected, atol=2e-5, rtol=1e-4
-    )
+
+    @jax.jit
+    def call(variables, x, mask, context, extra):
+        y = module.apply(variables, x, mask, context=context, **extra)
+        return y, None if extra else module.apply(variables, x, mask, context=context, method="weights")
+
+    y, found = call(variables, x, mask, context, extra)
+    np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
     if not extra:
-        found = jax.jit(functools.partial(module.apply, method="weights"))(variables, x, mask, context=context)
         np.testing.assert_allclose(found, weights, atol=5e-6)
 
 
@@ -237,7 +240,7 @@ def test_as_published_is_the_released_text(call):
     if kind == "mask":  # long runs: whole windows are hidden at the start, in the middle and at the end
         mask = np.stack([(np.arange(T) > 6) & (np.arange(T) < 15), (np.arange(T) < 2) | (np.arange(T) > 13)])
     expected = released(module, variables["params"], x, mask, **extra)
-    found = jax.jit(module.apply)(variables, x, None if mask is None else jnp.asarray(mask), **extra)
+    found = calls.apply(module, variables, x, mask, **extra)
     np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
 
 
@@ -246,12 +249,8 @@ def both_sides(mask=None, length=T, **fields):
     module = LocalAttention(num_heads=H, head_dim=D, use_bias=False, **fields)
     x = tokens(B, length, C)
     variables = random_variables(module, x)
-    return (
-        module,
-        variables,
-        x,
-        [jax.jit(module.clone(as_published=flag).apply)(variables, x, mask) for flag in (False, True)],
-    )
+    outputs = [calls.apply(module.clone(as_published=flag), variables, x, mask) for flag in (False, True)]
+    return module, variables, x, outputs
 
 
 def test_released_angles_of_queries_are_off_by_the_windows_ahead_ours_are_relative():
@@ -271,13 +270,13 @@ def test_released_padding_of_the_last_window_is_attended_to_ours_is_not():
     np.testing.assert_allclose(ours[:, :12], theirs[:, :12], atol=1e-6)  # token 12 sees up to 16, which is real
     assert np.all(np.abs(ours[:, 13:] - theirs[:, 13:]).max(-1) > 1e-3)
     # To both, a mask that hides nothing means that the padding is hidden too.
-    *_, (ours_masked, theirs_masked) = both_sides(jnp.ones((B, T), bool), window_size=4, rotary=False)
+    *_, (ours_masked, theirs_masked) = both_sides(np.ones((B, T), bool), window_size=4, rotary=False)
     np.testing.assert_allclose(ours_masked, ours, atol=1e-6)
     np.testing.assert_allclose(theirs_masked, ours, atol=1e-6)
 
 
 def test_released_rows_without_keys_are_means_ours_are_zero():
-    mask = jnp.broadcast_to(jnp.arange(T) >= 12, (B, T))
+    mask = np.broadcast_to(np.arange(T) >= 12, (B, T))
     *_, (ours, theirs) = both_sides(mask, window_size=4, rotary=False)
     np.testing.assert_array_equal(ours[:, :8], np.zeros((B, 8, C)))
     assert np.all(np.abs(theirs[:, :8]).max(-1) > 1e-3)
@@ -325,18 +324,18 @@ def test_xpos_of_a_small_window_stays_exact_over_a_thousand_tokens(fields, imple
 @pytest.mark.parametrize("size", [1, 3, 8])
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 1)])
 def test_reach_of_blocks_is_as_small_as_can_be(size, before, after):
-    mask, places = core.NearBlocks(size, before, after), jnp.arange(7 * size)
-    allowed = np.asarray(mask({"place": places}, {"place": places}, places, places))
-    lags = (places[:, None] - places[None])[allowed]
+    mask, places = core.NearBlocks(size, before, after), np.arange(7 * size)
+    at = jnp.asarray(places)
+    allowed = np.asarray(jax.jit(mask)({"place": at}, {"place": at}, at, at))
+    lags = np.subtract.outer(places, places)[allowed]
     assert mask.reach() == (lags.min(), lags.max())
 
 
 def test_whole_blocks_are_counted_from_the_start_of_a_packed_sequence():
     module = LocalAttention(num_heads=H, head_dim=D, window_size=4, exact_windowsize=False)
-    x = tokens(B, T, C)
-    variables = random_variables(module, x)
-    call = functools.partial(jax.jit(module.apply), variables)
-    packed = call(x, jnp.broadcast_to(jnp.where(jnp.arange(T) < 6, 1, 2), (B, T)))
+    x = np.asarray(tokens(B, T, C))
+    call = functools.partial(calls.apply, module, random_variables(module, x))
+    packed = call(x, np.broadcast_to(np.where(np.arange(T) < 6, 1, 2).astype(np.int32), (B, T)))
     for part in (slice(0, 6), slice(6, T)):
         np.testing.assert_allclose(packed[:, part], call(x[:, part]), atol=2e-5)
 
@@ -346,19 +345,19 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(fields):
     module = LocalAttention(num_heads=H, head_dim=D, window_size=7, causal=True, **fields)
     x = tokens(B, 64, C)
     variables, decoder = random_variables(module, x), module.clone(decode=True)
-    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+    cache = calls.init(decoder, x)["cache"]
     step = jax.jit(lambda cache, x: decoder.apply({**variables, "cache": cache}, x, mutable=["cache"]))
-    full = jax.jit(module.apply)(variables, x)
+    full = calls.apply(module, variables, x)
     for t in range(64):
-        y, updated = step(cache, x[:, t : t + 1])
+        y, updated = step(cache, np.asarray(x)[:, t : t + 1])
         cache = updated["cache"]
-        np.testing.assert_allclose(y[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
+        np.testing.assert_allclose(np.asarray(y)[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
 
 
 def test_the_learned_bias_starts_at_zero_and_learns_per_lag():
     module = LocalAttention(num_heads=H, head_dim=D, window_size=3, attention_bias=True)
     x = tokens(B, T, C)
-    variables = nn.unbox(jax.jit(module.init)(jax.random.key(0), x))
+    variables = calls.init(module, x)
     np.testing.assert_array_equal(variables["params"]["attention_bias"], np.zeros((H, 7)))
     slopes = jax.jit(jax.grad(lambda variables: jnp.sum(module.apply(variables, x) ** 2)))(variables)
     assert np.all(slopes["params"]["attention_bias"] != 0)

@@ -12,6 +12,7 @@ from jattn.attention.natural import Released
 from jattn.errors import UserError
 from jattn.optim import attention_informed
 from jattn.types import Array
+from tests import calls
 from tests.attention.test_softmax import random_variables, softmax, tokens
 
 B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
@@ -80,8 +81,7 @@ def arguments(call, **fields):
 
 def called(module, variables, x, mask=None, **options):
     """The output and the energy that is sown."""
-    apply = jax.jit(lambda variables, x: module.apply(variables, x, mask, mutable=["energies"], **options))
-    y, sown = apply(variables, x)
+    y, sown = calls.apply(module, variables, x, mask, mutable=["energies"], **options)
     (energy,) = sown["energies"]["energy"]
     return y, energy
 
@@ -96,7 +96,7 @@ def test_output_and_energy_are_those_of_the_equation(call, statistic):
     expected = merged(variables["params"], weights, values, module.head_mask or (1, 1, 1))
     np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
     np.testing.assert_allclose(energy, energies(scores, pairs)[statistic], rtol=1e-5)
-    found = module.apply(variables, x, mask, context=context, method="weights")
+    found = calls.apply(module, variables, x, mask, context=context, method="weights")
     np.testing.assert_allclose(found, weights, atol=2e-6)
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from jattn.attention import NeighborhoodAttention, SoftmaxAttention
 from jattn.errors import UserError
+from tests import calls
 from tests.attention import allowed_pairs
 from tests.attention.allowed_pairs import random_variables, tokens
 
@@ -65,7 +68,7 @@ def test_windows_are_shifted_at_borders_and_cut_where_causal():
 
     def keys(causal):
         module = NeighborhoodAttention(1, D, causal, kernel_size=5)
-        weights = jax.jit(lambda variables: module.apply(variables, x, method="weights"))(random_variables(module, x))
+        weights = calls.apply(module, random_variables(module, x), x, method="weights")
         return [np.flatnonzero(row).tolist() for row in weights[0, 0]]
 
     shifted = [[0, 1, 2, 3, 4]] * 3 + [[1, 2, 3, 4, 5]] + [[2, 3, 4, 5, 6]] * 3
@@ -78,16 +81,16 @@ def test_a_window_over_everything_is_softmax_attention(causal):
     x, mask = tokens(B, T, C), jnp.asarray(TAIL)
     module, softmax = NeighborhoodAttention(H, D, causal, kernel_size=2 * T + 1), SoftmaxAttention(H, D, causal)
     variables = random_variables(softmax, x)
-    found, expected = (jax.jit(m.apply)(variables, x, mask) for m in (module, softmax))
+    found, expected = (calls.apply(m, variables, x, mask) for m in (module, softmax))
     np.testing.assert_allclose(found[TAIL], expected[TAIL], atol=2e-6)
 
 
 def test_a_mask_of_pairs_takes_borders_from_the_keys_that_anybody_sees():
-    x, mask = tokens(B, T, C), jnp.asarray(TAIL)
+    x = tokens(B, T, C)
     module = NeighborhoodAttention(H, D, kernel_size=5, dilation=2)
-    call, variables = jax.jit(module.apply), random_variables(module, x)
-    pairs = jnp.broadcast_to(mask[:, None], (B, T, T))
-    np.testing.assert_allclose(call(variables, x, pairs)[TAIL], call(variables, x, mask)[TAIL], atol=2e-6)
+    call = functools.partial(calls.apply, module, random_variables(module, x), x)
+    pairs = np.broadcast_to(TAIL[:, None], (B, T, T))
+    np.testing.assert_allclose(call(pairs)[TAIL], call(TAIL)[TAIL], atol=2e-6)
 
 
 def test_decoding_64_tokens_equals_one_pass():
@@ -143,7 +146,7 @@ def test_natten_refuses_what_the_default_takes():
     x = tokens(1, 8, C)
     taken, refused = (NeighborhoodAttention(H, D, kernel_size=3, dilation=3, as_published=yes) for yes in (False, True))
     variables = random_variables(taken, x)
-    assert taken.apply(variables, x).shape == x.shape
+    assert calls.apply(taken, variables, x).shape == x.shape
     with pytest.raises(UserError, match="kernel_size 3 times dilation 3 exceeds the 8 tokens: NATTEN refuses that"):
         refused.apply(variables, x)
-    assert refused.apply(variables, tokens(1, 9, C)).shape == (1, 9, C)
+    assert calls.apply(refused, variables, tokens(1, 9, C)).shape == (1, 9, C)

@@ -12,6 +12,7 @@ from jattn.attention import NeuralAttention
 from jattn.attention.neural import ScoreNetwork
 from jattn.core import MLP
 from jattn.errors import UserError
+from tests import calls
 
 B, H, D, T, S, C = 2, 3, 6, 7, 11, 13
 
@@ -72,10 +73,11 @@ def random_variables(module, x, context=None):
 
     def draw(path, leaf):
         kernel_of_score = all(word in jax.tree_util.keystr(path) for word in ("score", "kernel"))
-        return 1.4 * leaf if kernel_of_score else leaf + jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype)
+        moved = 1.4 * leaf if kernel_of_score else leaf + 0.3 * rng.standard_normal(leaf.shape)
+        return jnp.asarray(moved, jnp.float32)
 
     variables = jax.jit(module.init)(jax.random.key(1), x, context=context)
-    return jax.tree_util.tree_map_with_path(draw, nn.unbox(variables))
+    return jax.tree_util.tree_map_with_path(draw, jax.device_get(nn.unbox(variables)))
 
 
 CALLS = {
@@ -194,7 +196,7 @@ def test_scores_are_alive_from_the_start_where_those_of_the_released_code_often_
 @pytest.mark.parametrize(("as_published", "largest"), [(True, 64**-0.5), (False, None)])
 def test_the_released_initialisation_is_pytorchs(as_published, largest):
     module = NeuralAttention(num_heads=H, head_dim=64, projection_dim=32, as_published=as_published)
-    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens(B, T, C)))["params"]["score"]
+    params = calls.init(module, tokens(B, T, C))["params"]["score"]
     if as_published:
         assert 0.9 * largest < np.abs(params["query_kernel"]).max() <= largest
         assert 0.9 * largest < np.abs(params["hidden_0_key_kernel"]).max() <= largest  # it reads 2 x 32 features
@@ -238,7 +240,7 @@ def test_equal_scores_give_the_mean_of_the_tokens_in_sight():
     params = random_variables(module, x)["params"]
     eye = jnp.eye(2)
     params |= {"value": {"kernel": eye[:, None]}, "out": {"kernel": eye[None]}}
-    params["score"]["output_kernel"] *= 0
+    params["score"]["output_kernel"] = jnp.zeros_like(params["score"]["output_kernel"])
     np.testing.assert_allclose(jax.jit(module.apply)({"params": params}, x), [[0, 3], [1, 2], [2, 3]], atol=1e-6)
 
 
@@ -246,9 +248,9 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass():
     module = NeuralAttention(num_heads=H, head_dim=D, causal=True, projection_dim=4)
     x = tokens(B, 64, C)
     variables = random_variables(module, x)
-    full = jax.jit(module.apply)(variables, x)
+    full = calls.apply(module, variables, x)
     decoder = module.clone(decode=True)
-    cache = jax.jit(decoder.init)(jax.random.key(0), x)["cache"]
+    cache = calls.init(decoder, x)["cache"]
     assert cache["cached_key"].shape == (B, H, 64, 4)  # the network's features of a key, not its D own
 
     @jax.jit
@@ -256,9 +258,9 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass():
         return decoder.apply({**variables, "cache": cache}, token, mutable=["cache"])
 
     for t in range(64):
-        y, updated = step(cache, x[:, t : t + 1])
+        y, updated = step(cache, np.asarray(x)[:, t : t + 1])
         cache = updated["cache"]
-        np.testing.assert_allclose(y[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
+        np.testing.assert_allclose(np.asarray(y)[:, 0], full[:, t], atol=2e-5, rtol=1e-4)
 
 
 def test_features_stay_in_float32_when_the_computation_is_in_bfloat16():
@@ -268,11 +270,11 @@ def test_features_stay_in_float32_when_the_computation_is_in_bfloat16():
     assert shapes["cache"]["cached_value"].dtype == jnp.bfloat16
 
     network = ScoreNetwork(projection_dim=4, hidden_dims=(4, 2), shared=True, as_published=False)
-    q, k = (tokens(B, H, T, D, seed=seed).astype(jnp.bfloat16) for seed in range(2))
-    rounded = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), network.init(jax.random.key(0), q, k)
+    q, k = (np.asarray(tokens(B, H, T, D, seed=seed)).astype(jnp.bfloat16) for seed in range(2))
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(np.float32), calls.init(network, q, k))
+    found, exact = (
+        calls.apply(network, rounded, *(x.astype(kind) for x in (q, k))) for kind in (jnp.bfloat16, jnp.float32)
     )
-    found, exact = (network.apply(rounded, *(x.astype(kind) for x in (q, k))) for kind in (jnp.bfloat16, jnp.float32))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, exact)
 
 

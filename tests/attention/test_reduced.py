@@ -14,6 +14,7 @@ from jattn.attention.softmax_axis import check_softmax_axis
 from jattn.attention.token_mixing import positions_in_segments
 from jattn.errors import UserError
 from jattn.testing import Sizes, check_mechanism
+from tests import calls
 
 B, H, E, T, S, L = 2, 3, 5, 7, 11, 13
 C = H * E
@@ -21,9 +22,8 @@ C = H * E
 
 def random_variables(module, x, context=None):
     """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):
@@ -151,7 +151,7 @@ def test_the_released_softmax_is_over_the_queries_ours_over_the_keys(made):
     x = tokens(B, L, C)
     for fields, axis in (({}, -1), ({"as_published": True}, -2), ({"as_published": True, "softmax_axis": "keys"}, -1)):
         module = made(num_heads=H, **fields)
-        weights = jax.jit(functools.partial(module.apply, method="weights"))(random_variables(module, x), x)
+        weights = calls.apply(module, random_variables(module, x), x, method="weights")
         np.testing.assert_allclose(weights.sum(axis), np.ones((B, H, L)), atol=1e-5)
         assert not np.allclose(weights.sum(-3 - axis), 1, atol=1e-2)
 
@@ -168,7 +168,6 @@ def test_softmax_attention_has_the_released_axis_too():
         return weights, module.apply({"params": params}, x)
 
     weights, y = weights_and_output(params, x)
-    params = jax.tree.map(np.asarray, params)
     q, k, v = (
         np.einsum("btc,chd->bhtd", x, params[name]["kernel"]) + params[name]["bias"][:, None]
         for name in ("query", "key", "value")
@@ -205,8 +204,8 @@ def test_an_unknown_axis_is_refused():
 
 def identity_projections(*names):
     """Parameters that hand each head its slice of the tokens."""
-    kernel = np.eye(C).reshape(C, H, E)
-    return {name: {"kernel": jnp.asarray(kernel), "bias": jnp.zeros((H, E))} for name in names}
+    kernel = np.eye(C, dtype=np.float32).reshape(C, H, E)
+    return {name: {"kernel": kernel, "bias": np.zeros((H, E), np.float32)} for name in names}
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -216,11 +215,11 @@ def test_each_is_the_one_before_with_an_identity_in_the_place_of_a_projection(ca
     modules.append(SUPER(num_heads=H, causal=causal))
     params = random_variables(modules[2], x)["params"]
     alike = {
-        "mixing": {"kernel": jnp.eye(L)[:, None], "bias": jnp.zeros((1, L))},
+        "mixing": {"kernel": np.eye(L, dtype=np.float32)[:, None], "bias": np.zeros((1, L), np.float32)},
         **identity_projections("key", "value"),
     }
     softmaxed, *others = (
-        jax.jit(module.apply)({"params": params | {name: alike[name] for name in names}}, x)
+        calls.apply(module, {"params": params | {name: alike[name] for name in names}}, x)
         for module, names in zip(modules, (("key", "value"), ("key",), (), ("mixing",)), strict=True)
     )
     for other in others:
@@ -232,18 +231,19 @@ def test_the_released_matrix_takes_one_length_ours_any_up_to_its_own():
     ours = SUPER(num_heads=H)
     released = SUPER(num_heads=H, as_published=True, softmax_axis="keys")
     variables = random_variables(ours, long)
-    np.testing.assert_allclose(ours.apply(variables, long), released.apply(variables, long), atol=2e-5, rtol=1e-4)
+    apply = calls.apply
+    np.testing.assert_allclose(apply(ours, variables, long), apply(released, variables, long), atol=2e-5, rtol=1e-4)
     with pytest.raises(UserError, match=r"exactly max_length 13 tokens, not 7"):
-        released.apply(variables, short)
+        apply(released, variables, short)
     # Shorter: the top-left block of the same matrix.
     block = jax.tree.map(lambda leaf: leaf[:T, :, :T] if leaf.ndim == 3 else leaf[:, :T], variables["params"]["mixing"])
     small = {"params": variables["params"] | {"mixing": block}}
-    expected = SuperAttention(H, max_length=T).apply(small, short)
-    np.testing.assert_allclose(ours.apply(variables, short), expected, atol=1e-6)
+    expected = apply(SuperAttention(H, max_length=T), small, short)
+    np.testing.assert_allclose(apply(ours, variables, short), expected, atol=1e-6)
     # Without max_length it is that of the parameters.
-    np.testing.assert_allclose(SuperAttention(H).apply(small, short), expected, atol=1e-6)
+    np.testing.assert_allclose(apply(SuperAttention(H), small, short), expected, atol=1e-6)
     with pytest.raises(UserError, match=r"at most max_length 13 tokens, but there are 14: .* at least 14"):
-        ours.apply(variables, tokens(B, 14, C))
+        apply(ours, variables, tokens(B, 14, C))
 
 
 def test_the_causal_matrix_is_lower_triangular():
@@ -254,38 +254,38 @@ def test_the_causal_matrix_is_lower_triangular():
         mixing = variables["params"]["mixing"] | {"kernel": kernel}
         return jnp.square(module.apply({"params": variables["params"] | {"mixing": mixing}}, x)).sum()
 
-    slope = jax.jit(jax.grad(loss))(variables["params"]["mixing"]["kernel"])[:, 0].T
+    slope = np.asarray(jax.jit(jax.grad(loss))(variables["params"]["mixing"]["kernel"]))[:, 0].T
     np.testing.assert_array_equal(slope != 0, np.tril(np.ones((L, L), bool)))
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_long_pack_is_mixed_as_its_sequences_alone(causal):
     # 210 tokens: more than one block of rows. Two sequences in turns, so that positions are not a shift of the place.
-    ids = jnp.asarray(np.random.default_rng(5).integers(0, 3, (1, 210)), jnp.int32)
-    module, x = SuperAttention(H, causal=causal, max_length=210, shared=False), tokens(1, 210, C)
+    ids = np.random.default_rng(5).integers(0, 3, (1, 210)).astype(np.int32)
+    module, x = SuperAttention(H, causal=causal, max_length=210, shared=False), np.asarray(tokens(1, 210, C))
     variables = random_variables(module, x)
-    packed = jax.jit(module.apply)(variables, x, ids)
+    packed = calls.apply(module, variables, x, ids)
     for segment in (1, 2):
         own = np.flatnonzero(ids[0] == segment)
-        alone = jax.jit(module.apply)(variables, x[:, own])
+        alone = calls.apply(module, variables, x[:, own])
         np.testing.assert_allclose(packed[:, own], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_positions_in_segments():
-    found = positions_in_segments(jnp.asarray([7, 7, 3, 7, 3, 0, 9]))
-    np.testing.assert_array_equal(found, [0, 1, 0, 2, 1, 0, 0])
-    np.testing.assert_array_equal(positions_in_segments(jnp.zeros(5, jnp.int32)), np.arange(5))
+    found = jax.jit(positions_in_segments)
+    np.testing.assert_array_equal(found(np.int32([7, 7, 3, 7, 3, 0, 9])), [0, 1, 0, 2, 1, 0, 0])
+    np.testing.assert_array_equal(found(np.zeros(5, np.int32)), np.arange(5))
 
 
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize("made", [EfficientAttention, functools.partial(SuperAttention, max_length=67)])
 def test_64_decoded_tokens_are_those_of_the_full_pass(made, segments):
-    x = tokens(1, 64, C)
-    mask = jnp.asarray([[1] * 23 + [0] * 2 + [4] * 39], jnp.int32) if segments else None
+    x = np.asarray(tokens(1, 64, C))
+    mask = np.int32([[1] * 23 + [0] * 2 + [4] * 39]) if segments else None
     module = made(num_heads=H, causal=True, decode=True, rotary=not segments)
     variables = random_variables(module.clone(decode=False), x)
-    full = jax.jit(module.clone(decode=False).apply)(variables, x, mask)
-    cache = module.init(jax.random.key(0), x)["cache"]
+    full = calls.apply(module.clone(decode=False), variables, x, mask)
+    cache = calls.init(module, x)["cache"]
     step = jax.jit(functools.partial(module.apply, mutable=["cache"]))
     for t in range(64):
         part = slice(t, t + 1)
@@ -311,16 +311,13 @@ def test_efficient_attention_remembers_one_array():
 
 def test_the_matrix_starts_xavier_uniform_and_its_bias_zero():
     module = SuperAttention(H, max_length=97, shared=False)
-    mixing = nn.unbox(jax.jit(module.init)(jax.random.key(1), tokens(1, 3, C)))["params"]["mixing"]
+    mixing = calls.init(module, tokens(1, 3, C))["params"]["mixing"]
     assert mixing["kernel"].shape == (97, H, 97)
     bound = np.sqrt(6 / (97 + 97))
     assert bound * 0.99 < np.abs(mixing["kernel"]).max() <= bound
     np.testing.assert_allclose(mixing["kernel"].std(), bound / np.sqrt(3), rtol=0.02)
     np.testing.assert_array_equal(mixing["bias"], np.zeros((H, 97)))
-    assert (
-        "bias"
-        not in nn.unbox(module.clone(use_bias=False).init(jax.random.key(1), tokens(1, 3, C)))["params"]["mixing"]
-    )
+    assert "bias" not in calls.shapes(module.clone(use_bias=False), tokens(1, 3, C))["params"]["mixing"]
 
 
 def test_what_a_user_can_get_wrong():

@@ -11,6 +11,7 @@ import pytest
 
 from jattn.attention import SoftmaxAttention
 from jattn.errors import UserError
+from tests import calls
 
 B, H, D, T, S, C = 2, 6, 4, 7, 11, 13
 
@@ -53,9 +54,8 @@ def oracle(module, params, x, context, allowed):
 
 def random_variables(module, x, context=None):
     """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
+    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):
@@ -162,7 +162,7 @@ def averaging(**fields):
     module = SoftmaxAttention(num_heads=1, use_bias=False, **fields)
     zero, eye = {"kernel": jnp.zeros((2, 1, 2))}, jnp.eye(2)
     params = {"query": zero, "key": zero, "value": {"kernel": eye[:, None]}, "out": {"kernel": eye[None]}}
-    return functools.partial(jax.jit(module.apply, static_argnames="deterministic"), {"params": params})
+    return functools.partial(calls.apply, module, {"params": params})
 
 
 def test_equal_scores_give_the_mean_of_the_tokens_in_sight():
@@ -174,7 +174,7 @@ def test_equal_scores_give_the_mean_of_the_tokens_in_sight():
 
 
 def test_dropout_keeps_the_mean():
-    call, x = averaging(dropout_rate=0.5), jnp.broadcast_to(jnp.asarray([[4.0, 6.0]]), (64, 16, 2))
+    call, x = averaging(dropout_rate=0.5), np.broadcast_to(np.float32([4, 6]), (64, 16, 2))
     y = call(x, deterministic=False, rngs={"dropout": jax.random.key(0)})
     # Each output is (a sum of 16 weights that are 0 or 1/8) times the token: its standard deviation is 0.25 tokens,
     # that of the mean over 1,024 outputs 0.25 / 32.
@@ -185,10 +185,10 @@ def test_dropout_keeps_the_mean():
 
 def test_rotary_positions_let_only_differences_matter():
     module = SoftmaxAttention(num_heads=H, head_dim=D, rotary=True)
-    x = tokens(1, 3, C)
-    call = functools.partial(jax.jit(module.apply), random_variables(module, x))
-    padded = jnp.concatenate([jnp.zeros((1, 9, C)), x], 1)
-    shifted = call(padded, jnp.arange(12)[None] >= 9)[:, 9:]
+    x = np.asarray(tokens(1, 3, C))
+    call = functools.partial(calls.apply, module, random_variables(module, x))
+    padded = np.concatenate([np.zeros((1, 9, C), np.float32), x], 1)
+    shifted = call(padded, np.arange(12)[None] >= 9)[:, 9:]
     np.testing.assert_allclose(shifted, call(x), atol=2e-5)
     assert not np.allclose(call(x[:, ::-1])[:, ::-1], shifted, atol=1e-2)
 
@@ -254,18 +254,24 @@ def test_cost_counts_by_hand():
 
 
 def test_a_query_without_a_key_gives_zeros_and_as_published_the_mean():
-    x, mask = tokens(B, T, C), jnp.asarray(np.random.default_rng(2).random((B, T, T)) < 0.5).at[:, 3].set(False)
+    x, others = tokens(B, T, C), np.arange(T) != 3
+    mask = (np.random.default_rng(2).random((B, T, T)) < 0.5) & others[:, None]
     ours = SoftmaxAttention(num_heads=H, head_dim=D, use_bias=False)
     published = SoftmaxAttention(num_heads=H, head_dim=D, use_bias=False, as_published=True)
     variables = random_variables(ours, x)
     out = variables["params"]["out"]["kernel"]
-    mean = jnp.einsum("btc,chd->bhd", x, variables["params"]["value"]["kernel"]) / T
-    y = ours.apply(variables, x, mask)
+    mean = np.einsum("btc,chd->bhd", x, variables["params"]["value"]["kernel"]) / T
+    y = calls.apply(ours, variables, x, mask)
     np.testing.assert_array_equal(y[:, 3], 0.0)
-    found, pull = jax.vjp(lambda x: published.apply(variables, x, mask), x)
-    np.testing.assert_allclose(found[:, 3], jnp.einsum("bhd,hdc->bc", mean, out), atol=1e-5)
-    others = np.arange(T) != 3
-    np.testing.assert_allclose(found[:, others], y[:, others], atol=1e-5)
+
+    @jax.jit
+    def with_gradient(x, mask, cotangent):
+        y, pull = jax.vjp(lambda x: published.apply(variables, x, mask), x)
+        return y, *pull(cotangent)
+
     # All tokens have the same share in row 3: its gradient reaches them evenly.
-    (gradient,) = pull(jnp.zeros_like(found).at[:, 3].set(1.0))
-    np.testing.assert_allclose(gradient, jnp.broadcast_to(gradient.mean(1, keepdims=True), gradient.shape), atol=1e-5)
+    of_row = np.broadcast_to(np.where(others, 0, 1)[:, None], x.shape).astype(np.float32)
+    found, gradient = jax.device_get(with_gradient(x, mask, of_row))
+    np.testing.assert_allclose(found[:, 3], np.einsum("bhd,hdc->bc", mean, out), atol=1e-5)
+    np.testing.assert_allclose(found[:, others], y[:, others], atol=1e-5)
+    np.testing.assert_allclose(gradient, np.broadcast_to(gradient.mean(1, keepdims=True), gradient.shape), atol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 from jattn.attention import SoftmaxAttention, SparseAttention
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
+from tests import calls
 from tests.attention import allowed_pairs
 from tests.attention.allowed_pairs import random_variables, tokens
 
@@ -72,7 +73,7 @@ def test_each_token_attends_to_its_pattern(mode, context, summary, mask, causal)
 def test_patterns_of_all_pairs_are_softmax_attention(fields):
     x, softmax = tokens(B, T, C), SoftmaxAttention(H, D)
     variables = random_variables(softmax, x)
-    found, expected = (jax.jit(m.apply)(variables, x) for m in (SparseAttention(H, D, **fields), softmax))
+    found, expected = (calls.apply(m, variables, x) for m in (SparseAttention(H, D, **fields), softmax))
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
@@ -90,9 +91,8 @@ def test_released_code_drops_weights_in_evaluation_too():
     ours, released = (SparseAttention(H, D, dropout_rate=0.5, as_published=yes) for yes in (False, True))
     variables = random_variables(ours, x)
 
-    @functools.partial(jax.jit, static_argnums=(0, 2))
     def apply(module, key, deterministic=True):
-        return module.apply(variables, x, deterministic=deterministic, rngs={"dropout": key})
+        return calls.apply(module, variables, x, deterministic=deterministic, rngs={"dropout": key})
 
     keys = jax.random.key(0), jax.random.key(1)
     np.testing.assert_array_equal(*(apply(ours, key) for key in keys))
@@ -102,7 +102,7 @@ def test_released_code_drops_weights_in_evaluation_too():
     with pytest.raises(UserError, match=r"as_published=True and dropout_rate 0.5, weights are dropped in evaluation"):
         released.apply(variables, x)
     np.testing.assert_allclose(apply(released.clone(dropout_rate=0.0), keys[0]), apply(ours, keys[0]), atol=2e-6)
-    weights = jax.jit(lambda: released.apply(variables, x, method="weights"))()
+    weights = calls.apply(released, variables, x, method="weights")
     np.testing.assert_allclose(weights.sum(-1), 1, atol=2e-6)
 
 
@@ -112,8 +112,8 @@ def test_dropout_keeps_the_mean(mode):
     module = SparseAttention(1, use_bias=False, mode=mode, context=4, summary=2, dropout_rate=0.5)
     zero, eye = {"kernel": jnp.zeros((2, 1, 2))}, jnp.eye(2)
     params = {"query": zero, "key": zero, "value": {"kernel": eye[:, None]}, "out": {"kernel": eye[None]}}
-    x = jnp.broadcast_to(jnp.asarray([4.0, 6.0]), (64, 16, 2))
-    call = functools.partial(jax.jit(module.apply, static_argnames="deterministic"), {"params": params}, x)
+    x = np.broadcast_to(np.float32([4, 6]), (64, 16, 2))
+    call = functools.partial(calls.apply, module, {"params": params}, x)
     y = call(deterministic=False, rngs={"dropout": jax.random.key(0)})
     keys = 4 if mode == "strided" else 4 + 3 * 2  # of a query; each weight is 0 or 2 / keys
     np.testing.assert_allclose((y / x).std(), keys**-0.5, rtol=0.1)

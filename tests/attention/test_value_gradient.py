@@ -11,6 +11,7 @@ from jattn.attention.value_gradient import COLLECTION
 from jattn.core import Dot
 from jattn.errors import UserError
 from jattn.types import Array
+from tests import calls
 from tests.attention.test_softmax import random_variables, tokens
 
 B, H, D, T, C = 2, 6, 4, 7, 13
@@ -25,13 +26,13 @@ def gradients(module, variables, x, cotangent, mask=None):
         y, pull = jax.vjp(lambda variables: module.apply(variables, x, mask), variables)
         return y, pull(cotangent)[0]
 
-    return run(variables)
+    return jax.device_get(run(variables))
 
 
 def expected(module, variables, x, cotangent, mask):
     """The attention gradient of kernel and bias: X^T (I + A) G and its sum over tokens, for each key head."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    weights = np.asarray(module.apply(variables, x, mask, method="weights"), np.float64)
+    weights = np.asarray(calls.apply(module, variables, x, mask, method="weights"), np.float64)
     of_heads = np.einsum("btc,hdc->bhtd", np.asarray(cotangent, np.float64), params["out"]["kernel"])
     of_values = np.einsum("bhts,bhtd->bhsd", weights, of_heads)  # of each query head
 
@@ -77,7 +78,7 @@ def test_it_is_the_gradient_mixed_by_the_weights(fields, mask):
     for name, leaf in found[COLLECTION]["value"].items():
         np.testing.assert_allclose(found["params"]["value"][name], plain[name], atol=2e-5, rtol=1e-4)
         np.testing.assert_allclose(leaf, of_attention[name], atol=5e-5, rtol=1e-4)
-    np.testing.assert_allclose(y, module.apply(variables, x, mask), atol=1e-6)
+    np.testing.assert_allclose(y, calls.apply(module, variables, x, mask), atol=1e-6)
 
 
 def test_uniform_weights_add_the_mean():
@@ -103,13 +104,13 @@ class Two(nn.Module):
 
 def test_only_attention_to_the_own_sequence_has_one():
     x = tokens(B, T, C)
-    params = nn.unbox(Two().init(jax.random.key(0), x))["params"]
+    params = calls.init(Two(), x)["params"]
     assert set(value_gradient.zeros(Two(), params, x)[COLLECTION]) == {"own"}
 
 
 def test_nothing_changes_unless_the_collection_is_given():
     x = tokens(B, T, C)
-    assert set(SoftmaxAttention(H, head_dim=D).init(jax.random.key(0), x)) == {"params"}
+    assert set(calls.init(SoftmaxAttention(H, head_dim=D), x)) == {"params"}
 
 
 class Parts(Attention):
@@ -125,7 +126,7 @@ class Parts(Attention):
 
 def test_attention_in_several_parts_is_refused():
     x, module = tokens(B, T, C), Parts(H, head_dim=D)
-    params = nn.unbox(module.init(jax.random.key(0), x))["params"]
+    params = calls.init(module, x)["params"]
     with pytest.raises(UserError, match=r"Parts attends in several parts.*or form='published'"):
         value_gradient.zeros(module, params, x)
 
@@ -148,7 +149,7 @@ def test_mechanisms_that_project_values_have_it(name, options):
     x, cotangent = tokens(B, T, C), tokens(B, T, C, seed=1)
     params = random_variables(module, x)["params"]
     _, found = gradients(module, {"params": params}, x, cotangent)
-    weights = np.asarray(module.apply({"params": params}, x, method="weights"), np.float64)
+    weights = np.asarray(calls.apply(module, {"params": params}, x, method="weights"), np.float64)
     of_heads = np.einsum("btc,hdc->bhtd", cotangent, params["out"]["kernel"])
     of_values = np.einsum("bhts,bhtd->bhsd", weights, of_heads)
     mixed = of_values + np.einsum("bhts,bhsd->bhtd", weights, of_values)

@@ -8,7 +8,6 @@ import pytest
 
 from jattn.bench import loop
 from jattn.errors import UserError
-from tests import runs
 
 CONFIG = """
 from tests import runs
@@ -30,9 +29,8 @@ def config(tmp_path):
     return str(tmp_path / "config.py")
 
 
-def test_both_are_measured_every_time(config, tmp_path, tmp_path_factory, capsys):
-    with runs.compiled_once(tmp_path_factory):
-        loop.run(arguments(f"--config={config}", "--steps=12", "--repeats=2", f"--out={tmp_path / 'out.json'}"))
+def test_both_are_measured_every_time(config, tmp_path, capsys):
+    loop.run(arguments(f"--config={config}", "--steps=12", "--repeats=2", f"--out={tmp_path / 'out.json'}"))
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [row["case"]["part"] for row in rows] == ["bare step", "training loop"]
     assert all(row["milliseconds"] > 0 and row["repeats"] == 2 and row["case"]["steps"] == 12 for row in rows)

@@ -14,7 +14,6 @@ from jattn import cli, config_json
 from jattn.__main__ import main
 from jattn.compare import command, report, runs, statistics, table, worker
 from jattn.compare.grid import cells, parse_axis
-from tests.runs import compiled_once
 
 CONFIG = "configs/digits_vit.py:smoke"
 AXIS = "model.attention.name=softmax,kvt(topk=8),natural"
@@ -45,8 +44,7 @@ def real(tmp_path_factory):
     """A run that the worker did."""
     folder = tmp_path_factory.mktemp("real")
     (job, *_) = runs.make_jobs(cells(CONFIG, [parse_axis(AXIS)], []), [0], folder, "test", "best")
-    with compiled_once(tmp_path_factory):
-        assert worker.main(runs.worker_command(job)[3:]) == 0
+    assert worker.main(runs.worker_command(job)[3:]) == 0
     return job
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattn.core import Allowed, Causal, Dropout, Padding, Segments, Window
+from jattn.core import Allowed, Causal, Dropout, Padding, Segments, Window, attend
 
 
 @jax.tree_util.register_dataclass
@@ -86,19 +86,19 @@ def positional():
 
 
 def fade(heads=HEADS):
-    return Fade(jnp.linspace(3.3, 171.7, heads), jnp.linspace(0.01, 0.2, heads))
+    return Fade(jnp.asarray(np.linspace(3.3, 171.7, heads)), jnp.asarray(np.linspace(0.01, 0.2, heads)))
 
 
 def padding():
     """The first example keeps 101 keys, the second none: all its rows are empty."""
     call = tokens()
-    valid = jnp.arange(KEYS)[None, None] < jnp.asarray([101, 0])[:, None, None]
-    return {**call, "k": {"features": call["k"], "valid": valid}, "mask": Padding()}
+    valid = np.arange(KEYS)[None, None] < np.asarray([101, 0])[:, None, None]
+    return {**call, "k": {"features": call["k"], "valid": jnp.asarray(valid)}, "mask": Padding()}
 
 
 def segments():
     call = tokens(queries=KEYS)
-    ids = jnp.asarray(np.random.default_rng(5).integers(0, 4, size=(BATCH, 1, KEYS))).sort(-1)
+    ids = jnp.asarray(np.sort(np.random.default_rng(5).integers(0, 4, size=(BATCH, 1, KEYS)), -1))
     q, k = ({"features": call[name], "segment": ids} for name in "qk")
     return {**call, "q": q, "k": k, "mask": Segments(), "bias": Causal()}
 
@@ -132,4 +132,15 @@ CASES: dict[str, Callable[[], dict]] = {
 
 def cast(call, dtype):
     """The call with its floating-point leaves in this dtype."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, call)
+
+    def of_dtype(x):
+        return jnp.asarray(np.asarray(x).astype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+    return jax.tree.map(of_dtype, call)
+
+
+def attended(call, implementation=None):
+    """out and lse of one compiled program: each operation of an eager call would be one."""
+    tokens, terms = {name: call[name] for name in "qkv"}, {name: call[name] for name in call if name not in "qkv"}
+    run = jax.jit(lambda tokens: attend(**tokens, **terms, implementation=implementation))
+    return jax.device_get(run(tokens))

@@ -73,9 +73,11 @@ def test_places_say_what_is_past_and_what_is_own():
     # Keys 0 to 3 are the tokens 5, 0, 3, 2; queries 0 and 1 the tokens 2 and 3.
     features = {"features": jnp.ones((1, 1, 4, 1)), "place": jnp.asarray([[[5, 0, 3, 2]]])}
     rows = {"features": jnp.ones((1, 1, 2, 1)), "place": jnp.asarray([[[2, 3]]])}
-    assert found(nearest(rows, features, 3, mask=NotAfter()))[0, 0].tolist() == [[1, 3, -1], [1, 2, 3]]
-    assert found(nearest(rows, features, 3, mask=NotOwn()))[0, 0].tolist() == [[0, 1, 2], [0, 1, 3]]
-    assert found(nearest(rows, features, 3, mask=NotAfter() & NotOwn()))[0, 0].tolist() == [[1, -1, -1], [1, 3, -1]]
+    masks = NotAfter(), NotOwn(), NotAfter() & NotOwn()
+    past, others, both = jax.jit(lambda q, k: [nearest(q, k, 3, mask=mask) for mask in masks])(rows, features)
+    assert found(past)[0, 0].tolist() == [[1, 3, -1], [1, 2, 3]]
+    assert found(others)[0, 0].tolist() == [[0, 1, 2], [0, 1, 3]]
+    assert found(both)[0, 0].tolist() == [[1, -1, -1], [1, 3, -1]]
 
 
 def test_masks_of_pairs_hide_pairs():
@@ -83,7 +85,7 @@ def test_masks_of_pairs_hide_pairs():
     q = {"features": tokens(B, H, T, D), "allowed": jnp.asarray(allowed)}
     k = tokens(B, H, S, D, seed=1)
     scores = np.einsum("bhtd,bhsd->bhts", q["features"], k)
-    result = nearest(q, k, 4, score=Dot(1.0), mask=Allowed())
+    result = jax.jit(lambda q, k: nearest(q, k, 4, score=Dot(1.0), mask=Allowed()))(q, k)
     np.testing.assert_array_equal(found(result), expected(scores, allowed, 4))
 
 
@@ -95,19 +97,26 @@ def test_nan_is_never_preferred_but_is_a_key():
 
 def test_gathered_values_and_their_gradient():
     x, index = tokens(B, H, S, D), jnp.asarray(np.random.default_rng(3).integers(0, S, (B, H, T, 2)))
-    values, pull = jax.vjp(lambda x: gather_heads(x, index), x)
+    cotangent = tokens(B, H, T, 2, D, seed=4)
+
+    @jax.jit
+    def with_gradient(x, cotangent):
+        values, pull = jax.vjp(lambda x: gather_heads(x, index), x)
+        return values, *pull(cotangent)
+
+    values, slope = with_gradient(x, cotangent)
     rows, heads = np.arange(B)[:, None, None, None], np.arange(H)[None, :, None, None]
     np.testing.assert_array_equal(values, np.asarray(x)[rows, heads, index])
-    cotangent = tokens(*values.shape, seed=4)
     gradient = np.zeros(x.shape)
     np.add.at(gradient, (rows, heads, np.asarray(index)), np.asarray(cotangent))
-    np.testing.assert_allclose(pull(cotangent)[0], gradient, atol=1e-6)
+    np.testing.assert_allclose(slope, gradient, atol=1e-6)
 
 
 def test_the_matrix_of_scores():
     q, k = tokens(B, H, T, D), tokens(B, H, S, D, seed=1)
-    np.testing.assert_allclose(score_matrix(q, k, score=Distance()), -distances(q, k), atol=1e-5)
-    hidden = score_matrix(q, k, score=Distance(), bias=Causal())
+    matrices = jax.jit(lambda q, k: [score_matrix(q, k, score=Distance(), bias=bias) for bias in (None, Causal())])
+    plain, hidden = (np.asarray(matrix) for matrix in matrices(q, k))
+    np.testing.assert_allclose(plain, -distances(q, k), atol=1e-5)
     np.testing.assert_array_equal(hidden == -jnp.inf, np.broadcast_to(~np.tri(T, S, dtype=bool), hidden.shape))
 
 
@@ -117,9 +126,11 @@ def test_a_distance_of_zero_has_gradient_zero_only_when_guarded():
     def total(x, guarded):
         return jnp.sum(score_matrix(x, x, score=Distance(guarded=guarded)))
 
-    assert jnp.all(jnp.isfinite(jax.grad(total)(x, True)))
-    assert jnp.any(jnp.isnan(jax.grad(total)(jnp.zeros_like(x), False)))
-    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(root(x)))(jnp.asarray([-1.0, 0.0, 4.0])), [0, 0, 0.25])
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    assert np.all(np.isfinite(gradient(x, True)))
+    assert np.any(np.isnan(gradient(jnp.zeros_like(x), False)))
+    of_root = jax.jit(jax.grad(lambda x: jnp.sum(root(x))))
+    np.testing.assert_array_equal(of_root(np.float32([-1, 0, 4])), [0, 0, 0.25])
 
 
 def test_attention_by_distance_is_differentiated_by_blocks():
@@ -128,7 +139,8 @@ def test_attention_by_distance_is_differentiated_by_blocks():
     def loss(q, k, implementation):
         return jnp.sum(attend(q, k, v, score=Distance(), implementation=implementation)[0] ** 2)
 
-    ours, theirs = (jax.grad(loss, (0, 1))(q, k, name) for name in ("blockwise", "dense"))
+    gradients = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    ours, theirs = (gradients(q, k, name) for name in ("blockwise", "dense"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), ours, theirs)
 
 

@@ -18,12 +18,12 @@ def numbers(*shape, seed):
 
 Q, K, V = numbers(B, H, T, D, seed=0), numbers(B, H, S, D, seed=1), numbers(B, H, S, E, seed=2)
 COTANGENT = numbers(B, H, T, E, seed=3)
-REAL_QUERIES = jnp.arange(T)[None] % 7 != jnp.asarray([[2], [3]])
-REAL_KEYS = jnp.arange(S)[None] % 5 != jnp.asarray([[1], [4]])
+REAL_QUERIES = np.arange(T) % 7 != np.asarray([[2], [3]])
+REAL_KEYS = np.arange(S) % 5 != np.asarray([[1], [4]])
 ALLOWED = {
-    "all": jnp.ones((B, T, S), bool),
+    "all": np.ones((B, T, S), bool),
     "padding": REAL_QUERIES[:, :, None] & REAL_KEYS[:, None],
-    "no query": jnp.zeros((B, T, S), bool),
+    "no query": np.zeros((B, T, S), bool),
 }
 
 
@@ -38,7 +38,7 @@ def weights(q, k, allowed):
 def attended(q, k, v, allowed, dropout=None, implementation=None):
     """The same through the core."""
     mask = core.Allowed()
-    q = {"features": q, "allowed": allowed[:, None]}
+    q = {"features": q, "allowed": jnp.asarray(allowed)[:, None]}
     k, score = core.over_queries(q, k, score=core.Dot(), mask=mask, implementation=implementation)
     out, lse = core.attend(q, k, v, score=score, mask=mask, dropout=dropout, implementation=implementation)
     return out * jnp.exp(lse)[..., None]
@@ -60,17 +60,18 @@ def test_value_and_gradients_are_those_of_the_matrix(name, implementation):
 
 
 def test_large_scores_do_not_overflow():
-    expected = jnp.einsum("bhts,bhse->bhte", weights(10 * Q, 10 * K, ALLOWED["padding"]), V)
-    found = jax.jit(attended)(10 * Q, 10 * K, V, ALLOWED["padding"])
+    large = 10 * np.asarray(Q), 10 * np.asarray(K)
+    expected = np.einsum("bhts,bhse->bhte", jax.jit(weights)(*large, ALLOWED["padding"]), V)
+    found = jax.jit(attended)(*large, V, ALLOWED["padding"])
     np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)  # scores of some hundreds, in float32
     assert np.isfinite(found).all()
 
 
 def test_dropout_acts_on_the_weights():
-    dropout, whole = core.Dropout(0.3, jnp.uint32(5)), weights(Q, K, ALLOWED["all"])
-    identity = jnp.broadcast_to(jnp.eye(S), (B, H, S, S))
-    found = jax.jit(functools.partial(attended, dropout=dropout))(Q, K, identity, ALLOWED["all"])
-    kept = np.asarray(found) != 0
+    dropout, whole = core.Dropout(0.3, jnp.uint32(5)), np.asarray(jax.jit(weights)(Q, K, ALLOWED["all"]))
+    identity = np.broadcast_to(np.eye(S, dtype=np.float32), (B, H, S, S))
+    found = np.asarray(jax.jit(functools.partial(attended, dropout=dropout))(Q, K, identity, ALLOWED["all"]))
+    kept = found != 0
     np.testing.assert_allclose(kept.mean(), 0.7, atol=0.01)
     np.testing.assert_allclose(found, np.where(kept, whole / 0.7, 0), atol=1e-6, rtol=1e-4)
 

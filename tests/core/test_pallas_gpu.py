@@ -35,7 +35,7 @@ from jattn.core.call import group
 from jattn.core.pallas_gpu import pallas_gpu
 from jattn.core.tiles import parts_of
 from jattn.errors import UserError
-from tests.core.cases import BATCH, CASES, HEADS, KEY_HEADS, KEYS, QUERIES, Fade, cast, tokens
+from tests.core.cases import BATCH, CASES, HEADS, KEY_HEADS, KEYS, QUERIES, Fade, attended, cast, tokens
 from tests.core.test_attend import agree, both
 from tests.core.test_blocks import poisoned
 
@@ -232,7 +232,7 @@ def test_blocks_out_of_reach_are_never_touched():
 def test_each_head_visits_the_blocks_within_its_own_reach():
     call = cast(tokens(queries=40, key_heads=HEADS), jnp.float32)
     bias = Fade(jnp.asarray([40.5, 40.5, 40.5, 40.5, 40.5, 140.5]), jnp.zeros(HEADS))
-    out, _ = attend(**poisoned(call, 127), bias=bias, offset=240, implementation="pallas_gpu")
+    out, _ = attended({**poisoned(call, 127), "bias": bias, "offset": 240}, "pallas_gpu")
     assert np.isfinite(out[:, :5]).all()
     assert np.isnan(out[:, 5]).any()
 
@@ -245,8 +245,8 @@ def test_per_example_gradients():
         out, lse = attend(q, k, v, bias=Causal(), offset=150, implementation=implementation)
         return (out**2).sum() + jnp.sin(lse).sum()
 
-    each = jax.vmap(jax.grad(lambda *x: loss(*(y[None] for y in x))))(call["q"], call["k"], call["v"])
-    expected = jax.grad(functools.partial(loss, implementation="dense"))(call["q"], call["k"], call["v"])
+    each = jax.jit(jax.vmap(jax.grad(lambda *x: loss(*(y[None] for y in x)))))(call["q"], call["k"], call["v"])
+    expected = jax.jit(jax.grad(functools.partial(loss, implementation="dense")))(call["q"], call["k"], call["v"])
     np.testing.assert_allclose(each, expected, atol=2e-5, rtol=1e-4)
 
 

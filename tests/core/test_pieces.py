@@ -46,9 +46,10 @@ def test_pieces_are_the_whole(numbers, monkeypatch):
         out, pull = jax.vjp(function, x, found, shared)
         return out, pull(out)
 
-    agree(jax.jit(lambda: both(pieces))(), both(whole), atol=1e-5, rtol=1e-5)
+    agree(jax.jit(lambda: both(pieces))(), jax.jit(lambda: both(whole))(), atol=1e-5, rtol=1e-5)
     tangents = x, found, shared
-    agree(jax.jvp(pieces, tangents, tangents), jax.jvp(whole, tangents, tangents), atol=1e-5, rtol=1e-5)
+    pushed = (jax.jit(lambda x, f=f: jax.jvp(f, x, x))(tangents) for f in (pieces, whole))
+    agree(*pushed, atol=1e-5, rtol=1e-5)
 
 
 def test_pieces_are_what_is_asked_for(monkeypatch):
@@ -67,8 +68,8 @@ def test_pieces_are_what_is_asked_for(monkeypatch):
 
 
 def test_parts_of_several_results():
-    x = jnp.arange(12.0).reshape(6, 1, 2)
-    doubled, sums = in_parts(lambda part: (2 * part, part.sum(2)), 3, x)
+    x = np.arange(12, dtype=np.float32).reshape(6, 1, 2)
+    doubled, sums = jax.jit(lambda x: in_parts(lambda part: (2 * part, part.sum(2)), 3, x))(x)
     np.testing.assert_array_equal(doubled, 2 * x)
     np.testing.assert_array_equal(sums, x.sum(2))
 
@@ -99,7 +100,7 @@ def test_some_examples_at_a_time_attend_as_all_do(bias, monkeypatch):
         return out, pull(jax.tree.map(jnp.sin, out))
 
     shared = tokens(1, H, T, seed=8)
-    expected = both(q, k, v, shared)
+    expected = jax.jit(lambda *x: both(*x))(q, k, v, shared)
     limited(monkeypatch, H * T * S * 2)
     agree(jax.jit(lambda *x: both(*x))(q, k, v, shared), expected, atol=1e-5, rtol=1e-5)
     assert f"length={B // 2}" in str(jax.make_jaxpr(lambda *x: both(*x))(q, k, v, shared))
@@ -117,6 +118,10 @@ class Lowered:
 def test_some_examples_at_a_time_are_searched_as_all_are(monkeypatch):
     """As many heads as examples, each with a bias of its own: the bias is cut by neither."""
     q, k = tokens(H, H, T, D), tokens(H, H, S, D, seed=1)
-    found = nearest(q, k, 3, bias=Causal(), offset=4), thresholds(q, k, 3, bias=Causal(), offset=4)
+
+    def searched():
+        return jax.jit(lambda *x: [search(*x, 3, bias=Causal(), offset=4) for search in (nearest, thresholds)])(q, k)
+
+    expected = searched()
     limited(monkeypatch, 1)
-    agree((nearest(q, k, 3, bias=Causal(), offset=4), thresholds(q, k, 3, bias=Causal(), offset=4)), found, 1e-6, 1e-6)
+    agree(searched(), expected, 1e-6, 1e-6)

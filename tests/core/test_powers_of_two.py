@@ -1,5 +1,7 @@
 """Functions evaluated on arrays that are filled up, against the functions themselves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +19,14 @@ def arguments(dtype=np.float32):
 
 def filled_up(x, value):
     """The array that stands for x, with `value` where x has nothing."""
+    x = np.asarray(x)
     x = x.reshape(x.shape[next((axis for axis, size in enumerate(x.shape) if size != 1), x.ndim) :])
-    return jnp.pad(x, [(0, filled(size) - size) for size in x.shape], constant_values=value)
+    return jnp.asarray(np.pad(x, [(0, filled(size) - size) for size in x.shape], constant_values=value))
 
 
 def part(x, shape):
     """What x stands for."""
+    x = np.asarray(x)
     return x[tuple(slice(size) for size in shape[len(shape) - x.ndim :])].reshape(shape)
 
 
@@ -59,18 +63,24 @@ FUNCTIONS = {
 }
 
 
+@functools.cache
+def both(name):
+    """The function evaluated on filled arrays, compiled, and what it gives by itself."""
+    traced = jax.make_jaxpr(FUNCTIONS[name])(*arguments())
+    assert objection(traced) is None
+    return jax.jit(lambda *x: evaluate(traced, *x)), jax.tree.leaves(jax.jit(FUNCTIONS[name])(*arguments()))
+
+
 @pytest.mark.parametrize("filling", [0.0, 3.7, -1e6])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_fills_up_does_not_matter(name, filling):
     if name == "activations" and filling == -1e6:
         filling = -10.0
-    traced = jax.make_jaxpr(FUNCTIONS[name])(*arguments())
-    assert objection(traced) is None
-    expected = jax.tree.leaves(FUNCTIONS[name](*arguments()))
-    found = evaluate(traced, *(filled_up(x, filling) for x in arguments()))
+    evaluated, expected = both(name)
+    found = evaluated(*(filled_up(x, filling) for x in arguments()))
     for x, y in zip(found, expected, strict=True):
         assert jnp.shape(x) == physical(y.shape)
-        np.testing.assert_allclose(part(jnp.asarray(x), y.shape), y, atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(part(x, y.shape), y, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("filling", [0.0, 3.7])
@@ -80,10 +90,10 @@ def test_gradients_are_those_of_the_function(filling):
         return jax.nn.logsumexp(scores, axis=1).sum()
 
     a, b, c = *arguments()[:2], jnp.float32(0.3)
-    gradient = jax.grad(f, (0, 1, 2))
+    gradient = jax.jit(jax.grad(f, (0, 1, 2)), inline=True)
     traced = jax.make_jaxpr(gradient)(a, b, c)
     assert objection(traced) is None
-    found = evaluate(traced, filled_up(a, filling), filled_up(b, filling), c)
+    found = jax.jit(lambda *x: evaluate(traced, *x))(filled_up(a, filling), filled_up(b, filling), c)
     for x, y in zip(found, gradient(a, b, c), strict=True):
         np.testing.assert_allclose(part(x, y.shape), y, atol=2e-5, rtol=1e-5)
 
@@ -95,8 +105,9 @@ def test_sums_of_a_tile_may_be_left_by_row():
 
     a, b, _ = arguments()
     traced = jax.make_jaxpr(f)(a, b)
-    rows, *found = evaluate_by_row(traced, filled_up(a, 9.0), filled_up(b, 9.0), rows=16)
-    expected_rows, *expected = f(a, b)
+    evaluated = jax.jit(lambda *x: evaluate_by_row(traced, *x, rows=16))
+    rows, *found = jax.device_get(evaluated(filled_up(a, 9.0), filled_up(b, 9.0)))
+    expected_rows, *expected = jax.jit(f)(a, b)
     np.testing.assert_allclose(rows, expected_rows, rtol=1e-5)
     for x, y in zip(found, expected, strict=True):
         assert x.shape == (16,)

@@ -10,7 +10,7 @@ from jattn.core.call import group
 from jattn.core.choice import Request
 from jattn.core.dense import logits
 from jattn.core.scores import Dot
-from tests.core.cases import CASES, cast
+from tests.core.cases import CASES, attended, cast
 
 
 def matrix(call):
@@ -23,7 +23,7 @@ def matrix(call):
     def full(**parts):
         parts = {**defaults, **parts}
         grouped = group(call["q"], call["k"], call["v"], *(parts[name] for name in names), None, *indices)
-        return np.asarray(grouped.ungroup(logits(grouped)), np.float64)
+        return np.asarray(jax.jit(lambda: grouped.ungroup(logits(grouped)))(), np.float64)
 
     bare = full(**{name: call[name] for name in ("score", "offset") if name in call})
     return full(**{name: call[name] for name in names if name in call}), bare
@@ -32,10 +32,10 @@ def matrix(call):
 @pytest.mark.parametrize("name", ["padding, empty rows", "array of pairs"])
 def test_weights_are_what_multiplies_the_values(name):
     call = cast(CASES[name](), jnp.float32)
-    found = weights(**{part: value for part, value in call.items() if part != "v"})
-    values = jnp.repeat(call["v"], 2, axis=1)
-    np.testing.assert_allclose(jnp.einsum("bhts,bhse->bhte", found, values), attend(**call)[0], atol=2e-5)
-    sums = np.asarray(found.sum(-1))
+    found = np.asarray(jax.jit(lambda: weights(**{part: value for part, value in call.items() if part != "v"}))())
+    values = np.repeat(call["v"], 2, axis=1)
+    np.testing.assert_allclose(np.einsum("bhts,bhse->bhte", found, values), attended(call)[0], atol=2e-5)
+    sums = found.sum(-1)
     assert set(np.unique(sums.round(5))) == {0.0, 1.0}
 
 
@@ -59,26 +59,28 @@ def test_statistics_equal_numpy(name):
         "square": np.where(allowed, np.square(scores), 0).sum(-1) / np.maximum(allowed.sum(-1), 1),
     }
     arguments = {name: part for name, part in call.items() if name != "v"}
-    _, lse = attend(**call)
+    lse = jnp.asarray(attended(call)[1])
     found = jax.jit(lambda: statistics(lse=lse, **arguments))()
     for field, value in expected.items():
         np.testing.assert_allclose(getattr(found, field), value, atol=2e-4, rtol=1e-4, err_msg=field)
     pairs = allowed.sum()
-    np.testing.assert_allclose(mean_energy(found), np.where(allowed, np.abs(scores), 0).sum() / pairs, rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(mean_energy)(found), np.where(allowed, np.abs(scores), 0).sum() / pairs, rtol=1e-4
+    )
 
 
 def test_closed_form_of_uniform_attention():
     """Equal scores: entropy log(t + 1), distance t / 2, every weight 1 / (t + 1)."""
     call = cast(CASES["causal"](), jnp.float32)
-    zero = {**call, "q": call["q"] * 0}
-    _, lse = attend(**zero)
+    zero = {**call, "q": jnp.zeros_like(call["q"])}
+    lse = jnp.asarray(attended(zero)[1])
     del zero["v"]
-    found = statistics(lse=lse, **zero)
+    found = jax.jit(lambda: statistics(lse=lse, **zero))()
     t = np.arange(283)
-    np.testing.assert_allclose(found.entropy[0, 0], np.log(t + 1), atol=1e-4)
-    np.testing.assert_allclose(found.distance[1, 5], t / 2, rtol=1e-4)
-    np.testing.assert_allclose(found.first[1, 2], 1 / (t + 1), rtol=1e-4)
-    np.testing.assert_array_equal(found.pairs[0, 3], t + 1)
+    np.testing.assert_allclose(np.asarray(found.entropy)[0, 0], np.log(t + 1), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(found.distance)[1, 5], t / 2, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found.first)[1, 2], 1 / (t + 1), rtol=1e-4)
+    np.testing.assert_array_equal(np.asarray(found.pairs)[0, 3], t + 1)
     np.testing.assert_array_equal(found.energy, 0.0)
 
 
@@ -89,4 +91,4 @@ def test_gradients_are_stopped():
         _, lse = attend(q, call["k"], call["v"])
         return mean_energy(statistics(q, call["k"], lse))
 
-    np.testing.assert_array_equal(jax.grad(f)(call["q"]), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(f))(call["q"]), 0.0)

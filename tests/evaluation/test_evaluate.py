@@ -23,12 +23,6 @@ from jattn.training.measures import measures
 from tests import runs
 
 
-@pytest.fixture(autouse=True)
-def compiled_once(tmp_path_factory):
-    with runs.compiled_once(tmp_path_factory):
-        yield
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     return runs.smoke_run(tmp_path_factory, "digits_vit")

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from jattn.models.dropout import Dropout
+from tests import calls
 
 
 def dropped(x, rate, seed=0):
-    return Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+    return calls.apply(Dropout(rate), {}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_what_stays_is_divided_by_its_share(rate):
-    y = np.asarray(dropped(jnp.ones((7, 53, 41)), rate))
+    y = dropped(jnp.ones((7, 53, 41)), rate)
     kept = y != 0
     np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-6)
     for axes in ((0, 1, 2), (1, 2), (0, 2), (0, 1)):  # everywhere, and for each example, token and feature
@@ -23,7 +24,7 @@ def test_what_stays_is_divided_by_its_share(rate):
 
 
 def test_examples_tokens_and_seeds_differ():
-    first, second = (np.asarray(dropped(jnp.ones((2, 2, 4000)), 0.5, seed) != 0) for seed in (0, 1))
+    first, second = (dropped(jnp.ones((2, 2, 4000)), 0.5, seed) != 0 for seed in (0, 1))
     rows = np.concatenate([first.reshape(4, -1), second.reshape(4, -1)])
     assert np.all(abs(np.corrcoef(rows) - np.eye(8)) < 5 / 4000**0.5)
 
@@ -36,8 +37,12 @@ def test_nothing_is_drawn_where_nothing_is_dropped():
 
 def test_gradients_pass_where_features_stay():
     x = jnp.ones((2, 3, 50))
-    y, pull = jax.vjp(lambda x: dropped(x, 0.25), x)
-    np.testing.assert_array_equal(pull(jnp.ones_like(x))[0], y)
+
+    def call(x):
+        return Dropout(0.25).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
+
+    y, gradient = jax.jit(lambda x: (call(x), jax.grad(lambda x: call(x).sum())(x)))(x)
+    np.testing.assert_array_equal(gradient, y)
 
 
 def test_a_bfloat16_feature_stays_one():

@@ -8,6 +8,7 @@ import pytest
 
 from jattn.errors import UserError
 from jattn.models.positions import LearnedPositions, sinusoidal, sinusoidal_neural
+from tests import calls
 
 
 @pytest.mark.parametrize("width", [8, 7])
@@ -45,16 +46,15 @@ def test_sinusoids_stay_accurate_far_out():
 
 def test_learned_positions_are_rows():
     table = LearnedPositions(max_length=5, width=3)
-    params = nn.unbox(table.init(jax.random.key(0), jnp.arange(2)))["params"]
+    params = calls.init(table, jnp.arange(2))["params"]
     assert params["embedding"].shape == (5, 3)
-    rows = table.apply({"params": params}, jnp.asarray([4, 1]))
-    np.testing.assert_array_equal(rows, params["embedding"][jnp.asarray([4, 1])])
+    rows = calls.apply(table, {"params": params}, np.asarray([4, 1]))
+    np.testing.assert_array_equal(rows, params["embedding"][[4, 1]])
 
 
 def test_a_learned_position_past_the_end_is_nan():
     table = LearnedPositions(max_length=5, width=3)
-    variables = table.init(jax.random.key(0), jnp.arange(5))
-    rows = np.asarray(table.apply(variables, jnp.asarray([4, 5])))
+    rows = calls.apply(table, calls.init(table, jnp.arange(5)), np.asarray([4, 5]))
     assert np.isfinite(rows[0]).all()
     assert np.isnan(rows[1]).all()
 

@@ -20,16 +20,26 @@ def config(**options):
     return OptimConfig(**({"schedule": "constant", "learning_rate": 0.1} | options))
 
 
+def compiled(tx):
+    """An update of parameters and state in one program."""
+
+    @jax.jit
+    def update(params, state, gradient, **extra):
+        updates, state = tx.update(gradient, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
 def run(options, params=PARAMS, gradients=GRADIENTS, losses=None):
     """The parameters after each update, as a list of trees of NumPy arrays, and the last state."""
     optimizer = build(options, 100)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    update = jax.jit(optimizer.tx.update)
-    state, trail = optimizer.tx.init(params), []
+    update = compiled(optimizer.tx)
+    state, trail = jax.jit(optimizer.tx.init)(params), []
     for n, gradient in enumerate(gradients):
         gradient = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient)
-        updates, state = update(gradient, state, params, value=jnp.asarray(losses[n] if losses else 1.0))
-        params = optax.apply_updates(params, updates)
+        params, state = update(params, state, gradient, value=np.float32(losses[n] if losses else 1.0))
         trail.append(jax.tree.map(np.asarray, params))
     return trail, state
 
@@ -152,10 +162,9 @@ def test_muon_sees_the_kernels_of_attention_as_matrices(module, shape, matrix):
     )
     flat = contrib.muon(0.1, beta=0.8, nesterov=True, consistent_rms=MUON_RMS)
     params = {"w": jnp.zeros(matrix)}
-    state = flat.init(params)
+    state, update = jax.jit(flat.init)(params), compiled(flat)
     for g in gradients:
-        updates, state = flat.update({"w": jnp.asarray(g.reshape(matrix), jnp.float32)}, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(params, state, {"w": jnp.asarray(g.reshape(matrix), jnp.float32)})
     kernel = nested[-1][module]["kernel"].reshape(matrix)
     np.testing.assert_allclose(kernel, params["w"], atol=1e-6)
     # Newton-Schulz leaves singular values between 0.5 and 1.5, and so the update's root mean square.
@@ -195,24 +204,25 @@ def test_learning_rate_is_that_of_the_last_update():
     options = config(name="sgd", schedule="linear", warmup_steps=4, learning_rate=0.8)
     optimizer = build(options, 8)
     for updates, expected in (1, 0.0), (2, 0.2), (5, 0.8), (7, 0.4):
-        _, state = run_for(optimizer, updates)
-        assert float(optimizer.learning_rate(state)) == pytest.approx(expected)
+        assert rate_after(optimizer, updates) == pytest.approx(expected)
 
 
 def test_learning_rate_includes_the_plateau_factor():
     options = config(name="sgd", schedule="plateau", plateau_window=1, plateau_patience=2, plateau_factor=0.25)
     optimizer = build(options, 8)
     for updates, expected in (1, 0.1), (2, 0.1), (3, 0.025), (5, 0.00625):
-        _, state = run_for(optimizer, updates)
-        assert float(optimizer.learning_rate(state)) == pytest.approx(expected)
+        assert rate_after(optimizer, updates) == pytest.approx(expected)
 
 
-def run_for(optimizer, updates):
-    params = {"w": jnp.ones(3)}
-    state = optimizer.tx.init(params)
-    for _ in range(updates):
-        change, state = optimizer.tx.update(params, state, params, value=jnp.ones(()))
-    return change, state
+def rate_after(optimizer, updates):
+    @jax.jit
+    def rate(params):
+        state = optimizer.tx.init(params)
+        for _ in range(updates):
+            _, state = optimizer.tx.update(params, state, params, value=jnp.ones(()))
+        return optimizer.learning_rate(state)
+
+    return float(rate({"w": jnp.ones(3)}))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -17,12 +17,6 @@ from tests import runs
 from tests.commands import ROOT
 
 
-@pytest.fixture(autouse=True)
-def compiled_once(tmp_path_factory):
-    with runs.compiled_once(tmp_path_factory):
-        yield
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     return runs.smoke_run(tmp_path_factory, "digits_vit")

@@ -20,12 +20,6 @@ from jattn.training.validation import evaluate_split, evaluated_params
 from tests import runs
 
 
-@pytest.fixture(autouse=True)
-def compiled_once(tmp_path_factory):
-    with runs.compiled_once(tmp_path_factory):
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return runs.smoke_run(tmp_path_factory, "digits_vit")

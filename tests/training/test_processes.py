@@ -13,7 +13,7 @@ from jattn.errors import UserError
 from jattn.evaluation import evaluate
 from jattn.training import processes
 from jattn.training.metrics import read_csv
-from tests import commands, runs
+from tests import commands
 
 LINE = [
     "train.py",
@@ -61,7 +61,7 @@ def outcomes(both):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """A run of two processes that was stopped and continued, and one of a single process with two devices."""
-    base, cache = tmp_path_factory.mktemp("processes"), runs.compiled_folder(tmp_path_factory)
+    base, cache = tmp_path_factory.mktemp("processes"), commands.compiled_folder(tmp_path_factory)
     both = start(cache, base / "two")
     for line in both[0].stdout:
         if line.startswith("step 4/"):

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests import commands, runs
+from tests import commands
 
 STEPS, LOG, VALIDATE = 200, 7, 50
 CASES = {
@@ -69,7 +69,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return runs.compiled_folder(tmp_path_factory)
+    return commands.compiled_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,9 @@ def config(**options):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    with runs.compiled_once(tmp_path_factory):
-        folder = tmp_path_factory.mktemp("sampled") / "run"
-        train(config(tensorboard=True), folder)
-        yield folder
+    folder = tmp_path_factory.mktemp("sampled") / "run"
+    train(config(tensorboard=True), folder)
+    return folder
 
 
 def lines(folder):

@@ -41,10 +41,10 @@ def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"
 
 def _sizes(call: Call) -> tuple[int, int]:
     """Tokens of a block of queries and of keys: the larger, the better products use several cores, and the more pairs
-    of a block are out of reach."""
+    of a block are out of reach. Scores of rows, without features, have no products of their own."""
     lo, hi = call.reach()
-    length = min(call.queries, call.keys)
-    if length >= 1024 and (lo is None or hi is None):
+    has_features = any(leaf.ndim > 4 for leaf in jax.tree.leaves(call.q))
+    if min(call.queries, call.keys) >= (1024 if has_features else 2048) and (lo is None or hi is None):
         return 512, 256
     heads = math.prod(call.heads[1:])
     if lo is None and hi is None and (max(call.queries, call.keys) <= 256 or heads * 256**2 <= 2**18):

@@ -1,8 +1,8 @@
 """Blocks of queries and keys: how large they are, which of them matter, and how a block's logits are made."""
 
+import copy
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jattn.core.biases import Reach
 from jattn.core.call import Call, pair_allowed, pair_kept, pair_scores
+from jattn.core.plan import integers
 from jattn.types import Array, Float, Int, PyTree, Tokens
 
 
@@ -66,25 +67,45 @@ def block(tree: PyTree, index: Array, size: int) -> PyTree:
 class Slices:
     """Leaves filled up to `tokens`, to be read by blocks in a loop.
 
-    Their leading axes are one: of an array with an axis of size 1, such as that of the query heads of a key head, XLA
-    makes a copy in front of a loop, as it lays out such axes in another order than the loop wants.
+    Axes of heads are one, and left out are leading axes of size 1, such as that of the query heads of a key head: of an
+    array with one, XLA makes a copy in front of a loop, as it lays out such axes in another order than the loop wants.
     """
 
     def __init__(self, tree: PyTree, tokens: int):
         leaves, self._structure = jax.tree.flatten(padded(tree, tokens))
         self._leading = [leaf.shape[:3] for leaf in leaves]
-        self._leaves = [leaf.reshape(math.prod(leaf.shape[:3]), *leaf.shape[3:]) for leaf in leaves]
+        self._leaves = []
+        for leaf in leaves:
+            batch, key_heads, per_key = leaf.shape[:3]
+            self._leaves.append(leaf.reshape(*_above_one(batch, key_heads * per_key), *leaf.shape[3:]))
 
-    def block(self, index: Array, size: int) -> PyTree:
-        """Block `index` of the leaves, with the axes they had."""
-        parts = (jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=1) for leaf in self._leaves)
-        parts = [part.reshape(*axes, *part.shape[1:]) for part, axes in zip(parts, self._leading, strict=True)]
-        return self._structure.unflatten(parts)
+    def block(self, index: Array, size: int, first: Array | int = 0, key_heads: int | None = None) -> PyTree:
+        """Block `index` of the leaves, with the axes they had; of `key_heads` in a row from `first` on (None = all)."""
+        blocks = []
+        for leaf, (batch, present, per_key) in zip(self._leaves, self._leading, strict=True):
+            taken = present if key_heads is None or present == 1 else key_heads  # one is shared by all
+            sizes = _above_one(batch, present * per_key)
+            rest = leaf.shape[len(sizes) + 1 :]
+            starts: list[Array | int] = [0] * len(sizes)
+            if taken < present:
+                starts[-1], sizes[-1] = first * per_key, taken * per_key
+            starts = integers([*starts, index * size, *[0] * len(rest)])
+            block = jax.lax.dynamic_slice(leaf, starts, (*sizes, size, *rest))
+            blocks.append(block.reshape(batch, taken, per_key, size, *rest))
+        return self._structure.unflatten(blocks)
 
 
-def written(tree: PyTree, new: PyTree, start: Array) -> PyTree:
-    """Leaves with their tokens from `start` on replaced by those of `new`."""
-    return jax.tree.map(lambda leaf, rows: jax.lax.dynamic_update_slice_in_dim(leaf, rows, start, axis=3), tree, new)
+def _above_one(*sizes: int) -> list[int]:
+    return [size for size in sizes if size > 1]
+
+
+def written(tree: PyTree, new: PyTree, start: Array | int, first: Array | int = 0) -> PyTree:
+    """Leaves with their tokens from `start` on, of key heads from `first` on, replaced by those of `new`."""
+
+    def write(leaf: Array, rows: Array) -> Array:
+        return jax.lax.dynamic_update_slice(leaf, rows, integers([0, first, 0, start, *[0] * (leaf.ndim - 4)]))
+
+    return jax.tree.map(write, tree, new)
 
 
 def lag_table(call: Call, g: Grid) -> Float[Array, "1 k g L"] | None:
@@ -181,20 +202,48 @@ def visited(g: Grid, reach: Reach, offset: int | Array = 0) -> Int[Array, ""]:
 
 
 class View:
-    """A call cut into blocks: the tokens of a block, its scores, and what bias, mask and dropout do to them."""
+    """A call cut into blocks: the tokens of a block, its scores, and what bias, mask and dropout do to them.
+
+    What has a number for each pair of a block is `without_ones`, see `jattn.core.call.Call`.
+
+    call: that of this view's heads.
+    first: the first of its key heads.
+    """
 
     def __init__(self, grid: Grid, call: Call, table: Array | None, offset: Array):
         self.grid, self.call, self.table, self.offset = grid, call, table, offset
+        self.first: Array | int = 0
         self._queries = Slices(call.q, grid.query_blocks * grid.query_block)
         self._keys = Slices((call.k, call.v), grid.key_blocks * grid.key_block)
 
+    def of_heads(self, part: Array, size: int) -> "View":
+        """The part of that number, if so many key heads make one."""
+        key_heads = self.call.heads[1]
+        if size == key_heads:
+            return self
+        view = copy.copy(self)
+        view.first = part * size
+
+        def own(leaf: Any) -> Any:
+            if jnp.ndim(leaf) < 2 or leaf.shape[1] != key_heads:
+                return leaf
+            return jax.lax.dynamic_slice_in_dim(leaf, view.first, size, axis=1)
+
+        # Its arrays of tokens are only looked at for their shapes: blocks are read from those of all heads.
+        view.call, view.table = jax.tree.map(own, (dataclasses.replace(self.call, bias=None), self.table))
+        return view
+
+    def read(self, slices: Slices, index: Array, size: int) -> PyTree:
+        """Block `index` of these heads."""
+        return slices.block(index, size, self.first, self.call.heads[1])
+
     def queries(self, i: Array) -> Tokens:
         """Block i of the queries."""
-        return self._queries.block(i, self.grid.query_block)
+        return self.read(self._queries, i, self.grid.query_block)
 
     def keys(self, j: Array) -> tuple[Tokens, Float[Array, "B K s E"]]:
         """Block j of the keys and of their values."""
-        k, v = self._keys.block(j, self.grid.key_block)
+        k, v = self.read(self._keys, j, self.grid.key_block)
         return k, v[:, :, 0]
 
     def positions(self, i: Array, j: Array) -> tuple[Int[Array, " t"], Int[Array, " s"]]:
@@ -203,29 +252,29 @@ class View:
         q_pos = self.offset + i * g.query_block + jnp.arange(g.query_block)
         return q_pos, j * g.key_block + jnp.arange(g.key_block)
 
-    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "*heads t s"]:
         """Scores of the pairs of block (i, j)."""
-        return pair_scores(score, self.call.heads, q, k, *self.positions(i, j))
+        return self.call.without_ones(pair_scores(score, self.call.heads, q, k, *self.positions(i, j)))
 
-    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "*heads t s"]:
         """Scores plus bias, -inf where a pair may not attend."""
-        g = self.grid
+        g, call = self.grid, self.call
         if self.table is not None:
             lags = g.query_block + g.key_block - 1
             window = jax.lax.dynamic_slice_in_dim(self.table, table_start(g, i, j), lags, axis=3)
-            scores = scores + toeplitz(window, g.query_block, g.key_block)
-        if self.call.mask is not None:
-            allowed = pair_allowed(self.call.mask, self.call.heads, q, k, *self.positions(i, j))
-            scores = jnp.where(allowed, scores, -jnp.inf)
+            scores = scores + toeplitz(call.without_ones(window), g.query_block, g.key_block)
+        if call.mask is not None:
+            allowed = pair_allowed(call.mask, call.heads, q, k, *self.positions(i, j))
+            scores = jnp.where(call.without_ones(allowed), scores, -jnp.inf)
         if g.keys % g.key_block:
             real = j * g.key_block + jnp.arange(g.key_block) < g.keys
-            scores = jnp.where(real[None, None, None, None], scores, -jnp.inf)
+            scores = jnp.where(jnp.broadcast_to(real, scores.shape), scores, -jnp.inf)
         return scores
 
-    def dropped(self, weights: Array, i: Array, j: Array) -> Float[Array, "B K G t s"]:
+    def dropped(self, weights: Array, i: Array, j: Array) -> Float[Array, "*heads t s"]:
         """Weights after dropout."""
         dropout, call = self.call.dropout, self.call
         if dropout is None:
             return weights
         kept = pair_kept(dropout, call.heads, call.example, call.head, *self.positions(i, j))
-        return jnp.where(kept, weights / (1 - dropout.rate), 0.0)
+        return jnp.where(call.without_ones(kept), weights / (1 - dropout.rate), 0.0)

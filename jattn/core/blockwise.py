@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jattn.core import blocks, by_example, by_head
 from jattn.core.blocks import Grid, View
 from jattn.core.call import Call
+from jattn.core.cutting import divisor, numbers_at_a_time
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
 from jattn.core.plan import Plan, add_slice, filled, is_smooth, smooth_leaves, smooth_vjp, turned, zeros
 from jattn.types import Array, Float
@@ -40,15 +41,25 @@ def blockwise(call: Call) -> tuple[Float[Array, "B H T E"], Float[Array, "B H T"
 
 def _sizes(call: Call) -> tuple[int, int]:
     """Tokens of a block of queries and of keys: the larger, the better products use several cores, and the more pairs
-    of a block are out of reach."""
+    of a block are out of reach. Scores of rows, without features, have no products of their own."""
     lo, hi = call.reach()
-    length = min(call.queries, call.keys)
-    if length >= 2048 and (lo is None or hi is None):
+    has_features = any(leaf.ndim > 4 for leaf in jax.tree.leaves(call.q))
+    if min(call.queries, call.keys) >= (1024 if has_features else 2048) and (lo is None or hi is None):
         return 512, 256
     heads = math.prod(call.heads[1:])
     if lo is None and hi is None and (max(call.queries, call.keys) <= 256 or heads * 256**2 <= 2**18):
         return 256, 256
     return 128, 128
+
+
+PAIRS = 2**19
+"""Pairs of a block, of all heads that are computed at once on a CPU."""
+
+
+def _heads_at_once(call: Call, g: Grid) -> int:
+    """How many key heads are computed at once, so that no more of a block exists than a cache holds."""
+    _, key_heads, per_key = call.heads
+    return divisor(key_heads, numbers_at_a_time(PAIRS) // (per_key * g.query_block * g.key_block))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -60,51 +71,57 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
     call, table, (offset, reach) = plan.join(smooth, rest)
     g = plan.grid
 
-    def of_heads(call: Call, reach: tuple[Array, Array], table: Array | None) -> tuple[Array, Array]:
-        of_examples = functools.partial(_rows, g, offset, reach)
+    def by_heads(size: int, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+        of_examples = functools.partial(_rows, g, offset, size, reach)
         return by_example.each(of_examples, g.query_block * g.key_block, call, table)
 
-    out, lse = by_head.each(of_heads, g, call, offset, reach, table)
+    out, lse = by_head.each(by_heads, g, call, offset, reach, _heads_at_once(call, g))
     # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
     out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return (out, lse), (smooth, rest, out, lse)
 
 
 def _rows(
-    g: Grid, offset: Array, reach: tuple[Array, Array], call: Call, table: Array | None
+    g: Grid, offset: Array, size: int, reach: tuple[Array, Array], call: Call, table: Array | None
 ) -> tuple[Float[Array, "B K G T E"], Float[Array, "B K G T"]]:
-    """out and lse of the queries."""
-    view = View(g, call, table, offset)
+    """out and lse of the queries, of so many key heads at a time."""
+    all_heads = View(g, call, table, offset)
     precise = jnp.promote_types(jnp.result_type(*smooth_leaves((call, table))), jnp.float32)
 
-    def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
-        q = view.queries(i)
+    def some_heads(part: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+        view = all_heads.of_heads(part, size)
+        call, own_reach = view.call, (reach[0][part], reach[1][part])
 
-        def key_block(j: Array, carry: tuple) -> tuple:
-            acc, largest, total = carry
-            k, v = view.keys(j)
-            logits = view.logits(view.scores(call.score, q, k, i, j), q, k, i, j)
-            new_largest = jnp.maximum(largest, logits.max(-1))
-            finite = jnp.where(new_largest == -jnp.inf, 0.0, new_largest)
-            weights = jnp.exp(logits - finite[..., None])
-            shrink = jnp.exp(largest - finite)
-            total = total * shrink + weights.sum(-1)
-            weights = view.dropped(weights, i, j).astype(v.dtype)
-            new = jnp.einsum("bkgts,bkse->bkgte", weights, v, preferred_element_type=precise)
-            return acc * shrink[..., None] + new, new_largest, total
+        def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+            q = view.queries(i)
 
-        shape = (*call.heads, g.query_block)
-        zeros = jnp.zeros(shape, precise)
-        carry = jnp.zeros((*shape, call.v.shape[-1]), precise), zeros - jnp.inf, zeros
-        acc, largest, total = jax.lax.fori_loop(*blocks.key_blocks_of(g, i, offset, reach), key_block, carry)
-        some = jnp.where(total > 0, total, 1.0)
-        lse = jnp.where(total > 0, largest + jnp.log(some), -jnp.inf)
-        return blocks.written(rows, ((acc / some[..., None]).astype(call.v.dtype), lse), i * g.query_block)
+            def key_block(j: Array, carry: tuple) -> tuple:
+                acc, largest, total = carry
+                k, v = view.keys(j)
+                logits = view.logits(view.scores(call.score, q, k, i, j), q, k, i, j)
+                new_largest = jnp.maximum(largest, logits.max(-1))
+                finite = jnp.where(new_largest == -jnp.inf, 0.0, new_largest)
+                weights = jnp.exp(logits - finite[..., None])
+                shrink = jnp.exp(largest - finite)
+                total = total * shrink + weights.sum(-1)
+                weights = view.dropped(weights, i, j).astype(v.dtype)
+                new = call.product("bkgts,bkse->bkgte", weights, call.without_ones(v, 2), precise)
+                return acc * shrink[..., None] + new, new_largest, total
+
+            zeros = call.without_ones(jnp.zeros((*call.heads, g.query_block), precise))
+            carry = jnp.zeros((*zeros.shape, call.v.shape[-1]), precise), zeros - jnp.inf, zeros
+            acc, largest, total = jax.lax.fori_loop(*blocks.key_blocks_of(g, i, offset, own_reach), key_block, carry)
+            some = jnp.where(total > 0, total, 1.0)
+            lse = jnp.where(total > 0, largest + jnp.log(some), -jnp.inf)
+            new = (acc / some[..., None]).astype(call.v.dtype), lse
+            return blocks.written(rows, jax.tree.map(call.with_ones, new), i * g.query_block, view.first)
+
+        return jax.lax.fori_loop(0, g.query_blocks, query_block, rows)
 
     # Rows are written where they belong while the loop runs: stacking and moving them would cost two copies.
     shape = (*call.heads, g.query_blocks * g.query_block)
     rows = jnp.zeros((*shape, call.v.shape[-1]), call.v.dtype), jnp.zeros(shape, precise)
-    out, lse = (row[:, :, :, : g.queries] for row in jax.lax.fori_loop(0, g.query_blocks, query_block, rows))
+    out, lse = (row[:, :, :, : g.queries] for row in jax.lax.fori_loop(0, reach[0].size, some_heads, rows))
     return out, lse
 
 
@@ -113,11 +130,11 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     call, table, (offset, reach) = plan.join(smooth, rest)
     g = plan.grid
 
-    def of_heads(call: Call, reach: tuple[Array, Array], table: Array | None, rows: tuple[Array, ...]) -> tuple:
-        of_examples = functools.partial(_gradients, plan, offset, reach)
-        return by_example.each(of_examples, g.query_block * g.key_block, call, table, rows)
+    def by_heads(size: int, reach: tuple[Array, Array]) -> tuple:
+        of_examples = functools.partial(_gradients, plan, offset, size, reach)
+        return by_example.each(of_examples, g.query_block * g.key_block, call, table, (*rows, *cotangents))
 
-    d_q, d_k, d_v, d_score, d_table = by_head.each(of_heads, g, call, offset, reach, table, (*rows, *cotangents))
+    d_q, d_k, d_v, d_score, d_table = by_head.each(by_heads, g, call, offset, reach, _heads_at_once(call, g))
     gradients = dataclasses.replace(
         call,
         q=filled(call.q, d_q),
@@ -133,53 +150,72 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
 
 
 def _gradients(
-    plan: Plan, offset: Array, reach: tuple[Array, Array], call: Call, table: Array | None, rows: tuple[Array, ...]
+    plan: Plan,
+    offset: Array,
+    size: int,
+    reach: tuple[Array, Array],
+    call: Call,
+    table: Array | None,
+    rows: tuple[Array, ...],
 ) -> tuple[list, list, Array, list, Array | None]:
     """Gradients of the smooth leaves of q and k, of v, of the smooth leaves of the score, and of the table."""
     g = plan.grid
-    view = View(g, call, table, offset)
+    all_heads = View(g, call, table, offset)
     out, lse, d_out, d_lse = rows
     delta = jnp.einsum("bkgte,bkgte->bkgt", d_out, out, preferred_element_type=lse.dtype) - d_lse
-    tokens = g.query_blocks * g.query_block
+    tokens, keys = g.query_blocks * g.query_block, g.key_blocks * g.key_block
     # A row without keys has lse = -inf and a padded one has none: +inf makes the weights of both exp(-inf) = 0.
     lse = blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf)
     rows = blocks.Slices((d_out, delta, lse), tokens)
 
-    def key_block(j: Array, carry: tuple) -> tuple:
-        k, v = view.keys(j)
+    def some_heads(part: Array, carry: tuple) -> tuple:
+        view = all_heads.of_heads(part, size)
+        call, own_reach = view.call, (reach[0][part], reach[1][part])
+        add = functools.partial(add_slice, first=view.first)
 
-        def query_block(i: Array, carry: tuple) -> tuple:
+        def key_block(j: Array, carry: tuple) -> tuple:
+            k, v = view.keys(j)
+
+            def query_block(i: Array, carry: tuple) -> tuple:
+                d_q, d_k, d_v, d_score, d_table = carry
+                q, own = view.queries(i), view.read(rows, i, g.query_block)
+                d_out, delta, lse = map(call.without_ones, own)
+                scores, pull = smooth_vjp(lambda score, q, k: view.scores(score, q, k, i, j), call.score, q, k)
+                weights = jnp.exp(view.logits(scores, q, k, i, j) - lse[..., None])
+                d_weights = call.product("bkgte,bkse->bkgts", d_out, call.without_ones(v, 2), lse.dtype)
+                d_scores = weights * (view.dropped(d_weights, i, j) - delta[..., None])
+                kept = view.dropped(weights, i, j).astype(v.dtype)
+                d_v = d_v + call.product("bkgte,bkgts->bkes", d_out, kept, lse.dtype)
+                new_score, new_q, new_k = pull(d_scores)
+                d_q = jax.tree.map(functools.partial(add, start=i * g.query_block), d_q, new_q)
+                d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, turned(new_k)))
+                if plan.learns_bias:
+                    d_table = _add_to_table(d_table, call.with_ones(d_scores), g, i, j)
+                return d_q, d_k, d_v, d_score, d_table
+
             d_q, d_k, d_v, d_score, d_table = carry
-            q, (d_out, delta, lse) = view.queries(i), rows.block(i, g.query_block)
-            scores, pull = smooth_vjp(lambda score, q, k: view.scores(score, q, k, i, j), call.score, q, k)
-            weights = jnp.exp(view.logits(scores, q, k, i, j) - lse[..., None])
-            d_weights = jnp.einsum("bkgte,bkse->bkgts", d_out, v, preferred_element_type=lse.dtype)
-            d_scores = weights * (view.dropped(d_weights, i, j) - delta[..., None])
-            kept = view.dropped(weights, i, j).astype(v.dtype)
-            d_v = d_v + jnp.einsum("bkgte,bkgts->bkes", d_out, kept, preferred_element_type=lse.dtype)
-            new_score, new_q, new_k = pull(d_scores)
-            d_q = jax.tree.map(functools.partial(add_slice, start=i * g.query_block), d_q, new_q)
-            d_score, d_k = jax.tree.map(jnp.add, (d_score, d_k), (new_score, turned(new_k)))
-            if plan.learns_bias:
-                d_table = _add_to_table(d_table, d_scores, g, i, j)
+            # Gradients of keys and values are summed turned, features by tokens: a product that reads its larger
+            # operand, the block's weights, along columns is slower by a half.
+            own_v = call.without_ones(jnp.zeros((*v.shape[:2], v.shape[3], v.shape[2]), lse.dtype), 2)
+            carry = d_q, turned(zeros(k)), own_v, d_score, d_table
+            visited = blocks.query_blocks_of(g, j, offset, own_reach)
+            d_q, own_k, own_v, d_score, d_table = jax.lax.fori_loop(*visited, query_block, carry)
+            own_v = call.with_ones(own_v.swapaxes(-2, -1), 2)[:, :, None]
+            add_keys = functools.partial(add, start=j * g.key_block)
+            d_k, d_v = jax.tree.map(add_keys, (d_k, d_v), (turned(own_k), own_v))
             return d_q, d_k, d_v, d_score, d_table
 
-        (d_q, d_score, d_table), of_keys = carry
-        # Gradients of keys and values are summed turned, features by tokens: a product that reads its larger operand,
-        # the block's weights, along columns is slower by a half.
-        carry = d_q, turned(zeros(k)), jnp.zeros((*v.shape[:2], v.shape[3], v.shape[2]), lse.dtype), d_score, d_table
-        d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(
-            *blocks.query_blocks_of(g, j, offset, reach), query_block, carry
-        )
-        of_keys = blocks.written(of_keys, (turned(d_k), d_v.swapaxes(2, 3)[:, :, None]), j * g.key_block)
-        return (d_q, d_score, d_table), of_keys
+        *of_tokens, d_score, d_table = carry
+        own_table = jnp.zeros(view.table.shape, lse.dtype) if plan.learns_bias else None
+        carry = (*of_tokens, zeros(call.score), own_table)
+        *of_tokens, own_score, own_table = jax.lax.fori_loop(0, g.key_blocks, key_block, carry)
+        add_heads = functools.partial(add_slice, start=view.first, axis=1)
+        return (*of_tokens, *jax.tree.map(add_heads, (d_score, d_table), (own_score, own_table)))
 
     d_table = jnp.zeros(table.shape, lse.dtype) if plan.learns_bias else None
-    keys = g.key_blocks * g.key_block
-    of_queries = zeros(blocks.padded(call.q, tokens)), zeros(call.score), d_table
-    of_keys = zeros(blocks.padded(call.k, keys)), *zeros(blocks.padded(call.v, keys))
-    carry = jax.lax.fori_loop(0, g.key_blocks, key_block, (of_queries, of_keys))
-    (d_q, d_score, d_table), (d_k, d_v) = carry
+    of_queries, of_keys = zeros(blocks.padded(call.q, tokens)), zeros(blocks.padded(call.k, keys))
+    carry = of_queries, of_keys, *zeros(blocks.padded(call.v, keys)), zeros(call.score), d_table
+    d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(0, reach[0].size, some_heads, carry)
     d_q, d_k = ([leaf[:, :, :, :n] for leaf in leaves] for leaves, n in ((d_q, g.queries), (d_k, g.keys)))
     return d_q, d_k, d_v[:, :, :, : g.keys], d_score, d_table
 

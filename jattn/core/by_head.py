@@ -1,11 +1,11 @@
-"""Heads one by one, where that is less work: a head of short reach then visits no block that only another one needs.
+"""Some heads at a time, or one by one where that is less work: a head of short reach then visits no block that only
+another one needs.
 
-All heads at once make larger products, of which both cores of a CPU get their part, but visit the blocks within reach
-of any head. Which is faster depends on the learned reaches; both are compiled, and each call takes its choice.
+Several heads at once make larger operations, of which both cores of a CPU get their part, but visit the blocks within
+reach of any of them. Which is faster depends on the learned reaches; both are compiled, and each call takes its choice.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,43 +31,44 @@ def reaches(call: Call) -> tuple[Int[Array, " k"], Int[Array, " k"]] | None:
 
 
 def visited(
-    grid: Grid, reach: tuple[Int[Array, " k"], Int[Array, " k"]], offset: int | Array = 0
+    grid: Grid, reach: tuple[Int[Array, " k"], Int[Array, " k"]], offset: int | Array = 0, size: int | None = None
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-    """How many blocks of one head a forward pass computes, and whether heads go one by one."""
-    apart = jax.vmap(lambda lo, hi: blocks.visited(grid, (lo, hi), offset))(*reach).sum()
-    together = reach[0].size * blocks.visited(grid, reach, offset)
+    """How many blocks of one head a forward pass computes, and whether heads go one by one.
+
+    size: key heads that are computed at once if they do not; None = all.
+    """
+    size = reach[0].size if size is None else size
+
+    def blocks_of(reach: tuple[Array, Array]) -> Array:
+        return jax.vmap(lambda lo, hi: blocks.visited(grid, (lo, hi), offset))(*reach).sum()
+
+    apart, together = blocks_of(reach), size * blocks_of(_of_parts(reach, size))
     pays = apart < WORTH * together
     return jnp.where(pays, apart, together), pays
 
 
 def each(
-    function: Callable[..., PyTree], grid: Grid, call: Call, offset: Array, reach: tuple[Array, Array], *others: PyTree
+    function: Callable[[int, tuple[Array, Array]], PyTree],
+    grid: Grid,
+    call: Call,
+    offset: Array,
+    reach: tuple[Array, Array],
+    size: int,
 ) -> PyTree:
-    """`function(call, reach, *others)`, of scalars `reach`, for all heads at once or one after another.
+    """`function(size, reach)`, reach with an entry for each part of so many key heads; of size 1 where that pays.
 
-    Leaves have their key heads on axis 1, or 1 where heads share them: gradients of those are summed over the heads.
     `reach` is that of all heads, or has one entry for each.
     """
     if reach[0].ndim == 0:
-        return function(call, reach, *others)
-    key_heads = reach[0].size
+        lo, hi = (jnp.broadcast_to(end, call.heads[1] // size) for end in reach)
+        return function(size, (lo, hi))
+    if size == 1:
+        return function(1, reach)
+    _, pays = visited(grid, reach, offset, size)
+    return jax.lax.cond(pays, lambda: function(1, reach), lambda: function(size, _of_parts(reach, size)))
 
-    def together() -> PyTree:
-        return function(call, blocks.union(reach), *others)
 
-    def apart() -> PyTree:
-        def one(head: Array) -> PyTree:
-            def own(leaf: Any) -> Any:
-                if jnp.ndim(leaf) < 2 or leaf.shape[1] != key_heads:
-                    return leaf
-                return jax.lax.dynamic_index_in_dim(leaf, head, 1)
-
-            return function(*jax.tree.map(own, (call,)), (reach[0][head], reach[1][head]), *jax.tree.map(own, others))
-
-        def joined(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
-            return leaf.sum(0) if like.shape[1] == 1 else jnp.moveaxis(leaf[:, :, 0], 0, 1)
-
-        return jax.tree.map(joined, jax.lax.map(one, jnp.arange(key_heads)), jax.eval_shape(together))
-
-    _, pays = visited(grid, reach, offset)
-    return jax.lax.cond(pays, apart, together)
+def _of_parts(reach: tuple[Array, Array], size: int) -> tuple[Array, Array]:
+    """The lags within reach of some head of each part."""
+    lo, hi = reach
+    return lo.reshape(-1, size).min(1), hi.reshape(-1, size).max(1)

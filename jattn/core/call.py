@@ -47,6 +47,26 @@ class Call:
         """S."""
         return self.v.shape[3]
 
+    def without_ones(self, x: Array, axes: int = 3) -> Array:
+        """x, led by B K G or the first so many of them, without those of which this call has one.
+
+        A block's matrices are computed so, because XLA makes products of matrices without such axes. What follows would
+        first have to look at them as arrays of other axes, and then does not overwrite them.
+        """
+        ones = [axis for axis, size in enumerate(self.heads[:axes]) if size == 1]
+        return jnp.squeeze(x, ones)
+
+    def with_ones(self, x: Array, axes: int = 3) -> Array:
+        """The inverse of `without_ones`."""
+        ones = [axis for axis, size in enumerate(self.heads[:axes]) if size == 1]
+        return jnp.expand_dims(x, ones)
+
+    def product(self, axes: str, x: Array, y: Array, dtype: Any) -> Array:
+        """`jnp.einsum(axes, x, y)` of arrays `without_ones`, accumulated in dtype; axes b, k, g are those of heads."""
+        for letter, size in zip("bkg", self.heads, strict=True):
+            axes = axes.replace(letter, "") if size == 1 else axes
+        return jnp.einsum(axes, x, y, preferred_element_type=dtype)
+
     def reach(self) -> Reach:
         """The lags that bias and mask together can allow."""
         return intersection([part for part in (self.bias, self.mask) if part is not None])
@@ -92,6 +112,9 @@ def over_heads(function: Callable, sizes: tuple[int, ...], *trees: PyTree) -> Py
     if not sizes:
         return function(*trees)
     leaves, structure = jax.tree.flatten(trees)
+    if sizes[0] == 1:
+        one = over_heads(function, sizes[1:], *jax.tree.unflatten(structure, [leaf[0] for leaf in leaves]))
+        return jax.tree.map(lambda leaf: leaf[None], one)
     axes = [0 if leaf.shape[0] == sizes[0] else None for leaf in leaves]
     leaves = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
 

@@ -42,6 +42,10 @@ class NotOwn(Mask):
         return q["place"][:, None] != k["place"][None, :]
 
 
+FEW = 32
+"""Up to so many keys, XLA's sort for CPUs, which is its `top_k`, is slower than one pass for each of the best."""
+
+
 class Nearest(NamedTuple):
     """The n best keys of each query, best first; equal scores in the order of the keys.
 
@@ -103,9 +107,24 @@ def best(values: Float[Array, "*B S"], count: int) -> tuple[Int[Array, "*B n"], 
     lowest = jnp.finfo(values.dtype).min
     values = jnp.where((values > lowest) | (values == -jnp.inf), values, lowest)
     missing = max(count - values.shape[-1], 0)
-    values, index = jax.lax.top_k(values, count - missing)
+    few = values.shape[-1] <= FEW and jax.default_backend() == "cpu"
+    values, index = (_top_by_passes if few else jax.lax.top_k)(values, count - missing)
     widths = [(0, 0)] * (values.ndim - 1) + [(0, missing)]
     return jnp.pad(index, widths), jnp.pad(values > -jnp.inf, widths)
+
+
+def _top_by_passes(values: Float[Array, "*B S"], count: int) -> tuple[Float[Array, "*B n"], Int[Array, "*B n"]]:
+    """`jax.lax.top_k` of values without NaN, one after another; arbitrary indices where no more than -inf is left."""
+    left = jnp.moveaxis(values, -1, 0)  # keys first, so that one instruction compares many rows
+    keys, *rows = left.shape
+    place = jnp.broadcast_to(jnp.arange(keys, dtype=jnp.int32).reshape(keys, *[1] * len(rows)), left.shape)
+
+    best, index = [], []
+    for _ in range(count):
+        best.append(left.max(0))
+        index.append(jnp.min(jnp.where(left == best[-1][None], place, keys - 1), 0))
+        left = jnp.where(place == index[-1][None], -jnp.inf, left)
+    return jnp.stack(best, -1), jnp.stack(index, -1)
 
 
 def _by_blocks(call: Call, count: int) -> Nearest:
@@ -116,7 +135,8 @@ def _by_blocks(call: Call, count: int) -> Nearest:
     def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
         q, (k, _) = view.queries(i), view.keys(all_keys)
         values = view.logits(view.scores(call.score, q, k, i, all_keys), q, k, i, all_keys)
-        return blocks.written(rows, best(values, count), i * grid.query_block)
+        found = jax.tree.map(call.with_ones, best(values, count))
+        return blocks.written(rows, found, i * grid.query_block)
 
     shape = (*call.heads, grid.query_blocks * grid.query_block, count)
     rows = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)

@@ -1,7 +1,7 @@
 """What custom derivatives of attention share: only floating-point leaves have derivatives, and must be all they see."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,10 +68,21 @@ def smooth_vjp(function: Callable, *trees: PyTree) -> tuple[Array, Callable]:
     return jax.vjp(of_smooth, *map(smooth_leaves, trees))
 
 
-def add_slice(total: Array, new: Array, start: Array, axis: int = 3) -> Array:
-    """Adds `new` to the tokens of `total` from `start` on, or to entries along another axis."""
-    old = jax.lax.dynamic_slice_in_dim(total, start, new.shape[axis], axis=axis)
-    return jax.lax.dynamic_update_slice_in_dim(total, old + new, start, axis=axis)
+def add_slice(total: Array, new: Array, start: Array | int, axis: int = 3, first: Array | int = 0) -> Array:
+    """Adds `new` to the tokens of `total` from `start` on, or to entries along another axis; of heads from `first` on.
+
+    Where heads share `total`, its axis 1 has size 1, and `first` does not count.
+    """
+    starts: list[Array | int] = [0] * total.ndim
+    starts[1], starts[axis] = (first if total.shape[1] > 1 else 0), start
+    starts = integers(starts)
+    old = jax.lax.dynamic_slice(total, starts, new.shape)
+    return jax.lax.dynamic_update_slice(total, old + new, starts)
+
+
+def integers(values: Sequence[Array | int]) -> list[Array]:
+    """Indices of one type, as several of a slice have to be."""
+    return [jnp.asarray(value, jnp.int32) for value in values]
 
 
 def turned(leaves: list[Array]) -> list[Array]:

@@ -66,7 +66,7 @@ def _by_blocks(call: Call) -> Statistics:
     lse = blocks.Slices(blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf), tokens)
 
     def query_block(i: Array, rows: tuple[Array, ...]) -> tuple[Array, ...]:
-        q, lse_block = view.queries(i), lse.block(i, grid.query_block)
+        q, lse_block = view.queries(i), call.without_ones(lse.block(i, grid.query_block))
 
         def key_block(j: Array, carry: tuple) -> tuple:
             energy, pairs, surprise, distance, largest, first, total, square = carry
@@ -78,7 +78,7 @@ def _by_blocks(call: Call) -> Statistics:
             log_weights = jnp.where(allowed, logits - lse_block[..., None], 0.0)
             weights = jnp.where(allowed, jnp.exp(log_weights), 0.0)
             q_pos, k_pos = view.positions(i, j)
-            lag = jnp.abs(q_pos[:, None] - k_pos[None, :])[None, None, None]
+            lag = jnp.broadcast_to(jnp.abs(q_pos[:, None] - k_pos[None, :]), weights.shape)
             return (
                 energy + jnp.abs(scores).sum(-1),
                 pairs + allowed.sum(-1),
@@ -90,12 +90,13 @@ def _by_blocks(call: Call) -> Statistics:
                 square + jnp.square(scores).sum(-1),
             )
 
-        zero = jnp.zeros((*call.heads, grid.query_block), precise)
+        zero = call.without_ones(jnp.zeros((*call.heads, grid.query_block), precise))
         start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
         sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 8)
         energy, pairs, *of_weights, total, square = sums
         energy, total, square = (x / jnp.maximum(pairs, 1) for x in (energy, total, square))
-        return blocks.written(rows, (energy, pairs, *of_weights, total, square), i * grid.query_block)
+        found = jax.tree.map(call.with_ones, (energy, pairs, *of_weights, total, square))
+        return blocks.written(rows, found, i * grid.query_block)
 
     rows = (jnp.zeros((*call.heads, tokens), precise),) * len(dataclasses.fields(Statistics))
     rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)

@@ -32,7 +32,8 @@ class AtLeast:
     def __call__(self, q: Tokens, k: Tokens, q_pos: Int[Array, " t"], k_pos: Int[Array, " s"]) -> Float[Array, "t s"]:
         """Scores of one block. One that is not a number stays, to be seen."""
         scores = self.score(q, k, q_pos, k_pos)
-        return jnp.where(scores < q["threshold"][:, None], -jnp.inf, scores)
+        # A sum, whose derivative needs no scores: where a pair is left out, its weight and so its gradient are 0.
+        return scores + jax.lax.stop_gradient(jnp.where(scores < q["threshold"][:, None], -jnp.inf, 0.0))
 
 
 HALVINGS = 26
@@ -79,7 +80,8 @@ def _by_rows(call: Call, count: int, rows: int | None) -> Float[Array, "B H T"]:
     def query_block(i: Array, found: Array) -> Array:
         q = view.queries(i)
         logits = view.logits(view.scores(call.score, q, k, i, all_keys), q, k, i, all_keys)
-        return blocks.written(found, _between(logits, count).astype(dtype), i * whole.query_block)
+        rows = call.with_ones(_between(logits, count).astype(dtype))
+        return blocks.written(found, rows, i * whole.query_block)
 
     shape = (*call.heads, whole.query_blocks * whole.query_block)
     found = jax.lax.fori_loop(0, whole.query_blocks, query_block, jnp.zeros(shape, dtype))

@@ -1,11 +1,11 @@
-"""Heads computed one by one, each as far as its own reach."""
+"""Heads computed some at a time, or one by one, each as far as its own reach."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.core import Causal, Dropout, Padding, SoftSpan, attend, by_head
+from jattn.core import Causal, Dropout, Padding, SoftSpan, attend, blockwise, by_head
 from jattn.core.blocks import grid, visited
 from tests.core.cases import HEADS, KEYS, cast, padding, tokens
 from tests.core.test_attend import agree, both
@@ -31,10 +31,15 @@ def calls():
     }
 
 
-@pytest.mark.parametrize("worth", [0.0, 9.0], ids=["together", "one by one"])
 @pytest.mark.parametrize("name", calls())
-def test_either_way_equals_dense(name, worth, monkeypatch):
+@pytest.mark.parametrize(
+    ("worth", "pairs"),
+    [(0.0, 2**19), (9.0, 2**19), (0.0, 3 * 95**2)],
+    ids=["together", "one by one", "three at a time, or one key head of two"],
+)
+def test_any_way_equals_dense(name, worth, pairs, monkeypatch):
     monkeypatch.setattr(by_head, "WORTH", worth)
+    monkeypatch.setattr(blockwise, "PAIRS", pairs)
     with jax.enable_x64(True):
         call = cast(calls()[name], jnp.float64)
         agree(both(call, "blockwise"), both(call, "dense"), atol=1e-10, rtol=1e-10)

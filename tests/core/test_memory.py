@@ -18,10 +18,10 @@ def scratch(length, implementation):
     return jax.jit(train).lower(x, x, x, x).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_blockwise_takes_an_eighth_of_dense():
-    assert scratch(1024, "blockwise") * 8 <= scratch(1024, "dense")
+def test_blockwise_takes_a_sixteenth_of_dense():
+    assert scratch(1024, "blockwise") * 16 <= scratch(1024, "dense")
 
 
-@pytest.mark.parametrize(("length", "megabytes"), [(8192, 20)])
+@pytest.mark.parametrize(("length", "megabytes"), [(8192, 10)])
 def test_scratch_grows_with_the_length_not_its_square(length, megabytes):
     assert scratch(length, "blockwise") < megabytes * 1e6

@@ -21,6 +21,7 @@ from jattn.core import (
     root,
     score_matrix,
 )
+from jattn.core.nearest import FEW
 
 B, H, T, S, D = 2, 3, 7, 11, 5
 gather_heads = jax.vmap(jax.vmap(gather))
@@ -87,6 +88,17 @@ def test_masks_of_pairs_hide_pairs():
     scores = np.einsum("bhtd,bhsd->bhts", q["features"], k)
     result = jax.jit(lambda q, k: nearest(q, k, 4, score=Dot(1.0), mask=Allowed()))(q, k)
     np.testing.assert_array_equal(found(result), expected(scores, allowed, 4))
+
+
+@pytest.mark.parametrize("keys", [FEW, FEW + 1], ids=["by passes", "by top_k"])
+def test_best_with_ties_and_keys_that_are_none(keys):
+    values = np.random.default_rng(0).integers(0, 4, (2, 50, keys)).astype(np.float32)
+    values[0, :20, 3:] = -np.inf
+    index, found = best(jnp.asarray(values), 5)
+    order = np.argsort(-values, -1, kind="stable")[..., :5]
+    real = np.take_along_axis(values, order, -1) > -np.inf
+    np.testing.assert_array_equal(found, real)
+    np.testing.assert_array_equal(np.where(found, index, -1), np.where(real, order, -1))
 
 
 def test_nan_is_never_preferred_but_is_a_key():

@@ -122,5 +122,8 @@ def _tokenizer(place: Path, vocab_size: int) -> tuple[dict[str, str], str, list[
             return {"tokenizer.json": tokenizer.to_json()}, "tokenizer.json", []
         note = f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model {vocab_size}: it is left out"
         return {}, HUB_TOKENIZER, [note]
-    note = f"no tokenizer in {folder}: data.tokenizer is that of the hub (`hf download {HUB_TOKENIZER} tokenizer.json`)"
+    note = (
+        f"no tokenizer in {folder}: data.tokenizer, unless --set says another, is the hub's (`hf download "
+        f"{HUB_TOKENIZER} tokenizer.json`)"
+    )
     return {}, HUB_TOKENIZER, [note]

@@ -12,6 +12,7 @@ from jattn import data
 from jattn.config import Config
 from jattn.data import Dataset
 from jattn.data.pictures import Pictures
+from jattn.task import Task
 from jattn.training import setup, train
 from tests.commands import session_folder
 from tests.data import files
@@ -57,32 +58,44 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 """Config -> what writes the files that its smoke version reads."""
 
-TEXTS = [name for name in FILES if FILES[name] is not pictures]
-"""Configs whose data, at full size, are texts: how many tokens there are is not known without them."""
+BERT, GPT2, WORDS, BYTES = 28_996, 50_257, 20_000, 256
+"""Tokens: bert-base-cased, GPT-2, what the IMDB experiment keeps, and all values of a byte."""
+
+TASKS = {
+    "neural_wikitext103": Task("language", vocab_size=BERT, length=1024),
+    "natural_wikitext2": Task("language", vocab_size=GPT2, length=32),
+    "reduced_imdb": Task("text", num_classes=2, vocab_size=WORDS, length=32),
+    "adaptive_enwik8": Task("language", vocab_size=BYTES, length=512),
+    "adaptive_span_enwik8": Task("language", vocab_size=BYTES, length=8192),
+}
+"""What configs of texts, which would have to be read to tell, ask of a model."""
 
 
 class Unread(Dataset):
-    """A data set of pictures whose files are not there: as many black ones as are asked for."""
+    """A data set whose files are not there: as many black pictures, or texts of token 0, as are asked for."""
 
-    def __init__(self, dataset: Pictures):
-        self._dataset = dataset
-        self.prepare, self.mix = dataset.prepare, dataset.mix
+    def __init__(self, task: Task, pictures: Pictures | None = None):
+        self._task, self._pictures = task, pictures
+        if pictures is not None:
+            self.prepare, self.mix = pictures.prepare, pictures.mix
 
     @property
     def task(self):
-        return self._dataset.task
+        return self._task
 
     def size(self, split):
         return 1000
 
     def examples(self, split, index, epoch):
-        side = self._dataset.stored
-        weight = np.ones(len(index), np.float32)
-        return {
-            "inputs": np.zeros((len(index), side, side, 3), np.uint8),
-            "targets": np.int32(weight),
-            "weight": weight,
-        }
+        count = len(index)
+        one_each = np.ones(count, np.int32)
+        if self._pictures is not None:
+            side = self._pictures.stored
+            inputs, targets = np.zeros((count, side, side, 3), np.uint8), one_each
+        else:
+            inputs = np.zeros((count, self._task.length), np.int32)
+            targets = inputs if self._task.kind == "language" else one_each
+        return {"inputs": inputs, "targets": targets, "weight": targets.astype(np.float32)}
 
     def description(self):
         return "nothing"
@@ -91,11 +104,14 @@ class Unread(Dataset):
 def full_experiment(name: str) -> setup.Experiment:
     """What a config describes; of a recipe whose data are files, without them and with its first two layers."""
     config = get_config(name)
+    if name not in FILES:
+        return setup.build(config)
+    config.model.depth = min(config.model.depth, 2)
+    if name in TASKS:
+        config.logging.sample_every = None  # that would take the tokenizer
+        return setup.build(config, Unread(TASKS[name]))
     dataset = data.build(config.data)
-    if not isinstance(dataset, Pictures):
-        return setup.build(config, dataset)
-    config.model.depth = 2
-    return setup.build(config, Unread(dataset))
+    return setup.build(config, Unread(dataset.task, dataset))
 
 
 def smoke_config(tmp_path_factory, name: str) -> Config:

@@ -27,7 +27,7 @@ def test_smoke_trains_and_evaluates(name, tmp_path_factory):
     assert math.isfinite(results["measures"]["loss"])
 
 
-@pytest.mark.parametrize("name", [name for name in runs.CONFIGS if name not in runs.TEXTS])
+@pytest.mark.parametrize("name", runs.CONFIGS)
 def test_full_config_lowers_for_cuda_and_tpu(name):
     steps = runs.full_experiment(name).parallel
     for platform in ("cuda", "tpu"):

@@ -20,20 +20,9 @@ from jattn.literals import parse_options
 from jattn.models.summary import abstract_inputs
 from jattn.optim.build import DECAY_SCOPES, build
 from jattn.optim.parameters import path_name
-from jattn.task import Task
 from jattn.training import initialization, losses, setup
 from tests import runs
-
-BERT, GPT2, WORDS, BYTES = 28_996, 50_257, 20_000, 256
-"""Tokens: bert-base-cased, GPT-2, what the IMDB experiment keeps, and all values of a byte."""
-
-TASKS = {
-    "neural_wikitext103": Task("language", vocab_size=BERT, length=1024),
-    "natural_wikitext2": Task("language", vocab_size=GPT2, length=32),
-    "reduced_imdb": Task("text", num_classes=2, vocab_size=WORDS, length=32),
-    "adaptive_enwik8": Task("language", vocab_size=BYTES, length=512),
-    "adaptive_span_enwik8": Task("language", vocab_size=BYTES, length=8192),
-}
+from tests.runs import BERT, BYTES, GPT2, TASKS, WORDS
 
 
 def linear(inputs, outputs, bias=True):

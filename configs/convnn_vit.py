@@ -39,7 +39,14 @@ Reported, top-1 accuracy in % of the best epoch on the test set, one run, as log
   convnn_spatial, N 32 (1)    63.95          38.96          sparse_strided, 14 (1)  44.87        18.19
   branch_attention, 0.5 (1)   76.99          51.64          branch_conv, neighborhood: no log
 
-Repeats of one setting differ by 0.8 to 1.4 points. On CIFAR and ImageNet: not run yet.
+Repeats of one setting differ by 0.8 to 1.4 points.
+
+On CIFAR and ImageNet: not run yet. On digits (`python train.py --config=configs/convnn_vit.py:ARM,digits`, eval.py),
+test accuracy in % (359 pictures), seed 0, 400 steps, half a minute to a minute and a half each on one core. One seed,
+far from converged: it shows that every arm trains, and does not rank them.
+
+  attention 85.2, attention_1 79.9, convnn 74.1, convnn_random 35.4, convnn_spatial 63.8, branch_conv 93.6,
+  branch_attention 79.7, kvt 79.1, kvt_100 85.2, local 82.5, neighborhood 63.0, sparse_local 52.6, sparse_strided 51.0
 """
 
 from jattn.config import (

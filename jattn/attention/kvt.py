@@ -83,7 +83,7 @@ class KvtAttention(Attention):
             batch=batch,
             heads=H,
             key_heads=H,
-            score=2 * D + 3,  # the comparison with the threshold, and the choice
+            score=2 * D + 4,  # the comparison with the threshold, the choice, and the sum with it
             features=(D, D),
             values=D,
             causal=self.causal,

@@ -107,7 +107,7 @@ def best(values: Float[Array, "*B S"], count: int) -> tuple[Int[Array, "*B n"], 
     lowest = jnp.finfo(values.dtype).min
     values = jnp.where((values > lowest) | (values == -jnp.inf), values, lowest)
     missing = max(count - values.shape[-1], 0)
-    few = values.shape[-1] <= FEW and jax.default_backend() == "cpu"
+    few = count > missing and values.shape[-1] <= FEW and jax.default_backend() == "cpu"
     values, index = (_top_by_passes if few else jax.lax.top_k)(values, count - missing)
     widths = [(0, 0)] * (values.ndim - 1) + [(0, missing)]
     return jnp.pad(index, widths), jnp.pad(values > -jnp.inf, widths)

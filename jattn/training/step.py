@@ -152,21 +152,24 @@ def make_train_step(
         extra = {"energies": sums["energies"]} if optimizer.reads_energies else {}
         if optimizer.reads_attention_gradients:
             extra["attention_gradients"] = of_attention
-        updates, opt_state = optimizer.tx.update(gradients, state.opt_state, state.params, value=loss, **extra)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = optax.incremental_update(params, ema, 1.0 - config.optim.ema_decay)
+
+        def updated(state: TrainState) -> TrainState:
+            updates, opt_state = optimizer.tx.update(gradients, state.opt_state, state.params, value=loss, **extra)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = optax.incremental_update(params, ema, 1.0 - config.optim.ema_decay)
+            return TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
 
         applied = ~jnp.any(nonfinite)
-        new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
-        new = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, state)
+        # A branch, where a choice between new and old arrays would have to keep both.
+        new = jax.lax.cond(applied, updated, lambda state: state, state)
         one = jnp.ones(())
         metrics = {
             "loss": (sums["loss"], count),
             "accuracy": (sums["accuracy"], count),
             "grad_norm": (optax.tree.norm(gradients), one),
-            "learning_rate": (optimizer.learning_rate(opt_state), one),
+            "learning_rate": (optimizer.learning_rate(new.opt_state), one),
         }
         if "regularizer" in sums:
             metrics["regularizer"] = (regularizer, one)

@@ -90,12 +90,12 @@ def test_masks_of_pairs_hide_pairs():
     np.testing.assert_array_equal(found(result), expected(scores, allowed, 4))
 
 
-@pytest.mark.parametrize("keys", [FEW, FEW + 1], ids=["by passes", "by top_k"])
-def test_best_with_ties_and_keys_that_are_none(keys):
+@pytest.mark.parametrize(("keys", "count"), [(FEW, 5), (FEW + 1, 5), (FEW, 0)], ids=["by passes", "by top_k", "none"])
+def test_best_with_ties_and_keys_that_are_none(keys, count):
     values = np.random.default_rng(0).integers(0, 4, (2, 50, keys)).astype(np.float32)
     values[0, :20, 3:] = -np.inf
-    index, found = best(jnp.asarray(values), 5)
-    order = np.argsort(-values, -1, kind="stable")[..., :5]
+    index, found = best(jnp.asarray(values), count)
+    order = np.argsort(-values, -1, kind="stable")[..., :count]
     real = np.take_along_axis(values, order, -1) > -np.inf
     np.testing.assert_array_equal(found, real)
     np.testing.assert_array_equal(np.where(found, index, -1), np.where(real, order, -1))

@@ -20,7 +20,7 @@ from jattn.task import Task
 from jattn.training import setup
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.measures import measures
-from tests import runs
+from tests import calls, runs
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_classifier_against_one_big_batch(digits):
     experiment, params = newest_params(digits, "digits_vit")
     batch = data.eval_batch(experiment.dataset, "test", 0, 359)
     inputs = experiment.dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
-    logits = np.asarray(experiment.model.apply({"params": params}, inputs, deterministic=True))
+    logits = calls.apply(experiment.model, {"params": params}, inputs, deterministic=True)
     order = np.argsort(-logits, axis=-1, kind="stable")
     hits = order == batch["targets"][:, None]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
@@ -78,9 +78,9 @@ def test_a_language_model_counts_each_token_of_the_split_once(docs):
         piece = tokens[start : start + 64 * length + 1]
         padded = np.zeros(-(-(len(piece) - 1) // length) * length, np.int32)
         padded[: len(piece) - 1] = piece[:-1]
-        logits = experiment.model.apply({"params": params}, jnp.asarray(padded.reshape(-1, length)), deterministic=True)
+        logits = calls.apply(experiment.model, {"params": params}, padded.reshape(-1, length), deterministic=True)
         flat = logits.reshape(-1, logits.shape[-1])[: len(piece) - 1]
-        losses = optax.softmax_cross_entropy_with_integer_labels(flat, jnp.asarray(piece[1:]))
+        losses = jax.jit(optax.softmax_cross_entropy_with_integer_labels)(flat, piece[1:])
         nats += float(np.sum(np.asarray(losses, np.float64)))
     expected = nats / (len(tokens) - 1)
     results = evaluate(docs, checkpoint="newest")

@@ -5,6 +5,7 @@
 `ORIGINALS` lists what is known: the name a recorded case gives the mechanism, and below it the released class.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,8 @@ def load(mechanism: str, settings: Settings, params: Mapping[str, Any]) -> tuple
     try:
         arrays = jax.tree.map(jnp.asarray, dict(params))
         module = known.module(known.completed(settings, arrays))
-        return module, {"params": known.params(settings, arrays)}
+        # In one program: outside of it, each move of each shape would be one.
+        return module, {"params": jax.jit(functools.partial(known.params, settings))(arrays)}
     except KeyError as error:
         raise UserError(
             f"{settings['cls']} needs {error.args[0]!r}, which neither settings nor parameters have"
@@ -94,7 +96,7 @@ def dump(
     back = jax.linear_transpose(lambda params: known.params(settings, params), released)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), nn.unbox(dict(variables["params"])))
     try:
-        return back(params)[0]
+        return jax.jit(back)(params)[0]
     except (TypeError, ValueError) as error:
         raise UserError(f"these variables are not those of {settings['cls']} with such parameters: {error}") from None
 

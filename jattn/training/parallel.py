@@ -23,8 +23,8 @@ from jattn.optim.build import Optimizer
 from jattn.training import initialization, losses
 from jattn.training.placement import layout, state_shardings
 from jattn.training.state import TrainState
-from jattn.training.step import Batch, Measure, Metrics, init_key, make_eval_step, make_train_step
-from jattn.types import DATA_AXIS, MODEL_AXIS, PyTree
+from jattn.training.step import Batch, Measure, Metrics, from_data, init_key, make_eval_step, make_train_step, root_data
+from jattn.types import DATA_AXIS, MODEL_AXIS, Array, PyTree, Shaped
 
 EvalStep = Callable[[PyTree, Mapping[str, np.ndarray]], PyTree]
 """(params, batch) -> sums over the batch."""
@@ -55,9 +55,10 @@ class Parallel(abc.ABC):
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._divided = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
         self._num_data, self._own = num_data, self.rows(num_data)
+        self._root = root_data(config.seed)  # an argument of the programs, so that runs of all seeds share them
         self._init_params = jax.jit(self._initial_params)  # traced once for both of its uses
         with self._context():
-            params = jax.eval_shape(self._init_params)
+            params = jax.eval_shape(self._init_params, self._root)
         state = jax.eval_shape(self._create_state, params)
         shardings = state_shardings(params, state, self.mesh)
         self.abstract_state = jax.tree.map(
@@ -70,12 +71,12 @@ class Parallel(abc.ABC):
     def init_state(self) -> TrainState:
         """The state before the first step: a function of the seed. Each device makes its own part of it."""
         with self._context():
-            return self._init()
+            return self._init(self._root)
 
     def train_step(self, state: TrainState, batch: Mapping[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         """One step (see `make_train_step`). The state's buffers are donated: it cannot be used afterwards."""
         with self._context():
-            return self._train(state, self.place(batch))
+            return self._train(state, self.place(batch), self._root)
 
     def eval_step(self, params: PyTree, batch: Mapping[str, np.ndarray]) -> Metrics:
         """The metrics of one batch (see `losses.means`)."""
@@ -120,7 +121,7 @@ class Parallel(abc.ABC):
         }
         with self._context():
             step = jax.jit(self._train, donate_argnums=0)
-            return step.trace(self.abstract_state, batch).lower(lowering_platforms=(platform,))
+            return step.trace(self.abstract_state, batch, self._root).lower(lowering_platforms=(platform,))
 
     @abc.abstractmethod
     def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh: ...
@@ -134,8 +135,8 @@ class Parallel(abc.ABC):
         """The batch in the shape the compiled steps take."""
 
     @abc.abstractmethod
-    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-        """The compiled train_step."""
+    def _compile_train(self, shardings: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The compiled train_step, with the root as an argument."""
 
     @abc.abstractmethod
     def _compile_eval(self, measure: Measure) -> Callable[[PyTree, Batch], PyTree]:
@@ -148,17 +149,17 @@ class Parallel(abc.ABC):
         size = self._config.data.batch_size
         return {name: np.broadcast_to(x, (size, *x.shape[1:])) for name, x in example.items()}
 
-    def _initial_params(self) -> PyTree:
+    def _initial_params(self, root: Shaped[Array, "2"]) -> PyTree:
         """Initial parameters, boxed with the logical names of their axes."""
         batch = self._example_batch()
         # The forward pass is traced for its shapes only: the compiler drops it.
         inputs = self._dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
-        key, options = init_key(self._config.seed), self._config.model
+        key, options = init_key(from_data(root)), self._config.model
         params = self._model.init(key, inputs)["params"]
         return initialization.redrawn(params, options.initialization, key, options.depth)
 
-    def _init_state(self) -> TrainState:
-        return self._create_state(self._init_params())
+    def _init_state(self, root: Shaped[Array, "2"]) -> TrainState:
+        return self._create_state(self._init_params(root))
 
     def _create_state(self, params: PyTree) -> TrainState:
         with_ema = self._config.optim.ema_decay is not None
@@ -182,7 +183,7 @@ class JitParallel(Parallel):
     def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return batch
 
-    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    def _compile_train(self, shardings: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
         prepare = self._dataset.prepare
         train = make_train_step(self._model, self._optimizer, self._config, prepare, mix=self._dataset.mix)
         # Unless pinned, replicated parameters may come back divided, and the second step compiles again.
@@ -211,17 +212,17 @@ class PmapParallel(Parallel):
     def _arranged(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return {name: x.reshape(self.mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
 
-    def _compile_train(self, shardings: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    def _compile_train(self, shardings: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
         prepare = self._dataset.prepare
         train = make_train_step(self._model, self._optimizer, self._config, prepare, DATA_AXIS, mix=self._dataset.mix)
-        return self._mapped(train, donate_argnums=0)
+        return self._mapped(train, (None, 0, None), donate_argnums=0)
 
     def _compile_eval(self, measure: Measure) -> Callable[[PyTree, Batch], PyTree]:
-        return self._mapped(make_eval_step(self._model, self._dataset.prepare, measure, DATA_AXIS))
+        return self._mapped(make_eval_step(self._model, self._dataset.prepare, measure, DATA_AXIS), (None, 0))
 
-    def _mapped(self, step: Callable, **options: Any) -> Callable:
+    def _mapped(self, step: Callable, in_axes: tuple, **options: Any) -> Callable:
         """Axis None: the state is one ordinary array on all devices, as it is under jit."""
-        axes = {"in_axes": (None, 0), "out_axes": None, "devices": list(self.mesh.devices)}
+        axes = {"in_axes": in_axes, "out_axes": None, "devices": list(self.mesh.devices)}
         return jax.pmap(step, DATA_AXIS, **axes, **options)
 
 

@@ -35,23 +35,35 @@ Mix = Callable[[Array, Array, Array, Any], tuple[Array, Array | None]]
 Measure = Callable[[Array, Array, Array], PyTree]
 """Sums over a batch, from logits, targets and weight: arrays that add up over batches and devices."""
 
+_GENERATOR = "threefry2x32"
+
 STREAMS = ("augment", "dropout", "sampling")
 """The independent uses of randomness in a step."""
 
 
 def root_key(seed: int) -> Key[Array, ""]:
     """The key that all randomness of a run derives from, of a named generator, not of JAX's default."""
-    return jax.random.key(seed, impl="threefry2x32")
+    return jax.random.key(seed, impl=_GENERATOR)
 
 
-def init_key(seed: int) -> Key[Array, ""]:
+def root_data(seed: int) -> np.ndarray:
+    """`root_key` as numbers: the argument of programs that serve every seed, since no seed is compiled into them."""
+    return np.asarray(jax.random.key_data(root_key(seed)))
+
+
+def from_data(root: Shaped[Array, "2"]) -> Key[Array, ""]:
+    """The `root_key` of these numbers."""
+    return jax.random.wrap_key_data(root, impl=_GENERATOR)
+
+
+def init_key(root: Key[Array, ""]) -> Key[Array, ""]:
     """The key of the initial parameters: that of a step which no run reaches."""
-    return jax.random.fold_in(root_key(seed), 2**32 - 1)
+    return jax.random.fold_in(root, 2**32 - 1)
 
 
-def step_keys(seed: int, step: Int[Array, ""]) -> dict[str, Key[Array, ""]]:
-    """The keys of one step, by stream: a function of the seed and the step and nothing else."""
-    keys = jax.random.split(jax.random.fold_in(root_key(seed), step), len(STREAMS))
+def step_keys(root: Key[Array, ""], step: Int[Array, ""]) -> dict[str, Key[Array, ""]]:
+    """The keys of one step, by stream: a function of the run's `root_key` and the step and nothing else."""
+    keys = jax.random.split(jax.random.fold_in(root, step), len(STREAMS))
     return {name: keys[i] for i, name in enumerate(STREAMS)}
 
 
@@ -62,8 +74,10 @@ def make_train_step(
     prepare: Prepare,
     axis_name: str | None = None,
     mix: Mix | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The function (state, batch) -> (state, metrics) of one optimizer step.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The function (state, batch, root=None) -> (state, metrics) of one optimizer step.
+
+    root: the run's `root_data`; None = that of `config.seed`, which is then part of the compiled program.
 
     The loss is the weighted sum over all devices and micro-batches divided by the global sum of weights, so
     neither changes the step. Micro-batch a of A holds examples a, a + A, a + 2A ...: the examples of each
@@ -115,8 +129,10 @@ def make_train_step(
             sums["energies"] = jax.tree.map(lambda e: e / parts, sown.pop("energies", {}))
         return share, sums
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        keys = step_keys(config.seed, state.step)
+    def train_step(
+        state: TrainState, batch: Batch, root: Shaped[Array, "2"] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        keys = step_keys(root_key(config.seed) if root is None else from_data(root), state.step)
         count = _sum_devices(jnp.sum(batch["weight"]), axis_name)
         total = jnp.where(count > 0, count, 1.0)
         parts = micro_batches

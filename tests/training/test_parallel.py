@@ -144,6 +144,18 @@ def test_the_seed_decides_the_initial_state_and_the_strategy_does_not():
     assert np.all(kernels[0] != kernels[1])
 
 
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_one_program_serves_every_seed(strategy):
+    """So runs of other seeds find it in the cache of compiled programs."""
+
+    def program(seed):
+        cfg = config(parallel__strategy=strategy)
+        cfg.seed = seed
+        return build(cfg, Model(dropout_rate=0.5)).lower_train_step("cpu").as_text()
+
+    assert program(0) == program(1)
+
+
 @pytest.mark.parametrize(
     ("num_devices", "options", "expected"),
     [

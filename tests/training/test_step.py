@@ -11,7 +11,7 @@ from jattn.config import Config, LossConfig
 from jattn.optim.build import Optimizer, build
 from jattn.training.losses import means
 from jattn.training.state import TrainState
-from jattn.training.step import make_eval_step, make_train_step, name_nonfinite, step_keys
+from jattn.training.step import make_eval_step, make_train_step, name_nonfinite, root_key, step_keys
 from tests.training.made_up import Data, Model, batch
 
 
@@ -130,10 +130,10 @@ def test_keys_are_a_function_of_seed_step_and_use():
     keys = [
         jax.random.key_data(key).tolist()
         for seed, step in [(0, 0), (0, 1), (1, 0)]
-        for key in step_keys(seed, jnp.int32(step)).values()
+        for key in step_keys(root_key(seed), jnp.int32(step)).values()
     ]
     assert len({tuple(key) for key in keys}) == 9
-    assert jax.random.key_data(step_keys(0, jnp.int32(1))["dropout"]).tolist() == keys[4]
+    assert jax.random.key_data(step_keys(root_key(0), jnp.int32(1))["dropout"]).tolist() == keys[4]
 
 
 def test_average_of_parameters():

@@ -16,21 +16,23 @@ brackets or quotes do not separate values; if a value holds other commas, separa
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from jattn import cli, data
 from jattn.bench import table as bench_table
 from jattn.compare import budget as budgets
-from jattn.compare import matching, report, runs, speed, table
-from jattn.compare.grid import Cell, cells, parse_axis
+from jattn.compare import files, matching, report, runs, speed, table
+from jattn.compare.grid import Cell, cells, check_equal, parse_axis
 from jattn.config import Config
 from jattn.data import Dataset
 from jattn.errors import UserError, unknown
 from jattn.optim.build import build as build_optimizer
 from jattn.training import losses, measures
+from jattn.training.run import explained
 from jattn.training.setup import make_plan
 
 SPEEDS = "speeds.json"
@@ -64,6 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(takes_overrides=True)
 
 
+class Plan(NamedTuple):
+    """What is to be run, and what is asked of it.
+
+    Attributes:
+      cells: of the grid, matched and of equal budget.
+      steps, sizes: of each cell, by name.
+      question: see `report.Question`.
+      notes: what was adapted.
+    """
+
+    cells: list[Cell]
+    steps: dict[str, int]
+    sizes: dict[str, matching.Size]
+    question: report.Question
+    notes: list[str]
+
+
 def run(args: argparse.Namespace) -> int:
     """Does the runs that are missing, prints the tables, writes the files; returns the exit code.
 
@@ -72,32 +91,14 @@ def run(args: argparse.Namespace) -> int:
     """
     _leave_devices_to_the_runs()
     folder = args.workdir or Path("runs") / f"compare-{cli.default_workdir(args.config).name}"
-    if args.seeds < 1:
-        raise UserError(f"--seeds={args.seeds} must be at least 1")
-    budget = budgets.parse_budget(args.budget)
-    grid = cells(args.config, [parse_axis(text) for text in args.axis], args.overrides)
-    baseline = _baseline(grid, args.baseline)
-    dataset = data.build(baseline.config.data)
-    dataset.check_split(args.split)
-    notes: list[str] = []
     try:
-        if args.match:
-            grid, notes = matching.matched(grid, baseline, args.match, dataset)
-        for cell in grid:
-            _check(cell.config, dataset)
-        measured = lambda some: speed.steps_per_second(some, folder / SPEEDS)  # noqa: E731
-        grid = budgets.budgeted(grid, baseline, budget, dataset, measured)
-        sizes = {cell.name: matching.size_of(cell.config, dataset) for cell in grid}
-        question = report.Question(
-            _measure(args.measure, baseline.config, dataset, args.split), baseline.name, args.threshold
-        )
-        totals = {cell.name: make_plan(cell.config, dataset.size("train")).total for cell in grid}
-        jobs = runs.make_jobs(grid, range(args.seeds), folder, args.split, args.checkpoint)
-        heading = _heading(args, grid, totals)
-        _say(heading)
-        for note in notes:
-            _say(note)
-        describe = lambda outcome: _described(outcome, question.measure)  # noqa: E731
+        plan = _plan(args, folder)
+        jobs = runs.make_jobs(plan.cells, range(args.seeds), folder, args.split, args.checkpoint)
+        _make(folder)
+        heading = _heading(args, plan)
+        for line in (heading, *plan.notes):
+            _say(line)
+        describe = lambda outcome: _described(outcome, plan.question.measure)  # noqa: E731
         outcomes = runs.run_all(jobs, args.jobs, runs.worker_command, _say, describe)
     except KeyboardInterrupt:
         return cli.INTERRUPTED
@@ -108,18 +109,53 @@ def run(args: argparse.Namespace) -> int:
         "overrides": args.overrides,
         "axes": {axis.name: axis.values for axis in map(parse_axis, args.axis)},
         "seeds": list(range(args.seeds)),
-        "budget": {"unit": budget.unit, "amount": budget.amount, "steps": totals},
+        "budget": args.budget,
+        "steps": plan.steps,
         "match": args.match,
         "split": args.split,
         "checkpoint": args.checkpoint,
         "jobs": args.jobs,
-        "notes": notes,
+        "notes": plan.notes,
     }
-    found = report.build(outcomes, sizes, question, about)
-    paths = report.write(folder, found)
+    found = report.build(outcomes, plan.sizes, plan.question, about)
+    paths = files.write(folder, found)
     table.show(bench_table.console(), found)
     _say(f"written to {', '.join(map(str, paths))}")
     return 0
+
+
+def _plan(args: argparse.Namespace, folder: Path) -> Plan:
+    """Everything that can be wrong is found here; only a budget of seconds computes, and writes, before that is all."""
+    if args.seeds < 1:
+        raise UserError(f"--seeds={args.seeds} must be at least 1")
+    budget = budgets.parse_budget(args.budget)
+    grid = cells(args.config, [parse_axis(text) for text in args.axis], args.overrides)
+    baseline = _baseline(grid, args.baseline)
+    dataset = data.build(baseline.config.data)
+    dataset.check_split(args.split)
+    measure = _measure(args.measure, baseline.config, dataset, args.split)
+    question = report.Question(measure, baseline.name, args.threshold)
+    if question.curve == "loss":
+        check_equal(grid, ["loss.name"])
+    notes: list[str] = []
+    if args.match:
+        grid, notes = matching.matched(grid, baseline, args.match, dataset)
+    for cell in grid:
+        _check(cell.config, dataset)
+
+    def measured(some: Sequence[Cell]) -> dict[str, float]:
+        _make(folder)
+        return speed.steps_per_second(some, folder / SPEEDS)
+
+    grid = budgets.budgeted(grid, baseline, budget, dataset, measured)
+    steps = {cell.name: make_plan(cell.config, dataset.size("train")).total for cell in grid}
+    sizes = {cell.name: matching.size_of(cell.config, dataset) for cell in grid}
+    return Plan(grid, steps, sizes, question, notes)
+
+
+def _make(folder: Path) -> None:
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _leave_devices_to_the_runs() -> None:
@@ -155,10 +191,11 @@ def _measure(name: str | None, config: Config, dataset: Dataset, split: str) -> 
     return name
 
 
-def _heading(args: argparse.Namespace, grid: list[Cell], totals: dict[str, int]) -> str:
-    steps = sorted(set(totals.values()))
+def _heading(args: argparse.Namespace, plan: Plan) -> str:
+    steps = sorted(set(plan.steps.values()))
     length = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
-    cells = f"{len(grid)} cells" if len(grid) > 1 else "1 cell"
+    number = len(plan.cells)
+    cells = f"{number} cells" if number > 1 else "1 cell"
     return (
         f"{args.config}: {cells} x {args.seeds} seeds, {length} steps each, "
         f"evaluated on {args.split} with the {args.checkpoint} checkpoint"

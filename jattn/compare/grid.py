@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jattn import cli
+from jattn import cli, config_json
 from jattn.config import Config
 from jattn.errors import UserError
 from jattn.literals import parse_calls
@@ -18,8 +18,8 @@ MECHANISM = "model.attention.name"
 """The axis whose values may carry options."""
 
 _OPTIONS = "model.attention.options"
-_SAME_DATA = ("name", "source", "path", "tokenizer", "options")
-"""Options of `data` that decide which examples there are."""
+_SHARED = ("data.name", "data.source", "data.path", "data.tokenizer", "data.options", "validation.split")
+"""Options that decide which examples there are, and on which the best checkpoint is chosen."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def cells(argument: str, axes: Sequence[Axis], overrides: Sequence[str]) -> list
 
 
 def check_comparable(made: Sequence[Cell]) -> None:
-    """Raises UserError where cells have other data or are the same, or one folder would hold two of them."""
-    first = made[0]
+    """Raises UserError where cells have other data or are the same, or where one folder would hold two of them."""
     for one, cell in itertools.combinations(made, 2):
         if one.config == cell.config:
             raise UserError(f"{one.name!r} and {cell.name!r} are the same config: give it once")
@@ -117,13 +116,20 @@ def check_comparable(made: Sequence[Cell]) -> None:
                 f"{one.name!r} and {cell.name!r} would share the folder {one.folder!r}: give values whose letters and "
                 "digits differ"
             )
+    check_equal(made, _SHARED)
+
+
+def check_equal(made: Sequence[Cell], options: Sequence[str]) -> None:
+    """Raises UserError where cells differ in options, by their dotted names, without which they do not compare."""
+    first = made[0]
+    expected = config_json.flatten(first.config)
     for cell in made[1:]:
-        for option in _SAME_DATA:
-            ours, theirs = (getattr(one.config.data, option) for one in (first, cell))
-            if ours != theirs:
+        found = config_json.flatten(cell.config)
+        for option in options:
+            if found[option] != expected[option]:
                 raise UserError(
-                    f"{first.name!r} and {cell.name!r} have different data (data.{option}: {ours!r} and {theirs!r}), "
-                    "so their results do not compare: run one comparison for each"
+                    f"{first.name!r} and {cell.name!r} differ in {option} ({expected[option]!r} and "
+                    f"{found[option]!r}), so their results do not compare: run a comparison for each"
                 )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jattn import data, models
+from jattn import models
 from jattn.compare.grid import Cell
 from jattn.config import Config
 from jattn.data import Dataset
@@ -27,10 +27,8 @@ class Size(NamedTuple):
     flops: int
 
 
-def size_of(config: Config, dataset: Dataset | None = None) -> Size:
+def size_of(config: Config, dataset: Dataset) -> Size:
     """The size of the model that a config describes on its data."""
-    if dataset is None:
-        dataset = data.build(config.data)
     outputs = losses.num_outputs(config.loss, dataset.task)
     return Size(*size(models.build(config.model, dataset.task, num_outputs=outputs), dataset.task))
 

@@ -1,13 +1,11 @@
-"""What a comparison found, as one object: `comparison.json`, and as rows: `cells.csv`, `runs.csv`."""
+"""What a comparison found, as one object: the content of `comparison.json`."""
 
-import csv
 import dataclasses
 import datetime
-import io
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,8 @@ from jattn.bench.results import commit, versions
 from jattn.compare import course, statistics
 from jattn.compare.matching import Size
 from jattn.compare.runs import Outcome
-from jattn.training.run import write_atomically
 
 FORMAT = 1
-JSON, CELLS, RUNS = "comparison.json", "cells.csv", "runs.csv"
 
 BASELINE, BETTER, WORSE, NONE_SHOWN, NOT_TESTED = (
     "baseline", "better", "worse", "no difference shown", "not tested: fewer than 2 pairs of finished runs",
@@ -69,6 +65,7 @@ def build(
       question: what is asked.
       about: further entries for its head: how the runs were chosen.
     """
+    outcomes = [_checked(outcome, question.measure) for outcome in outcomes]
     courses = {
         outcome.job.folder: course.read_course(outcome.job.folder, question.curve)
         for outcome in outcomes
@@ -108,9 +105,7 @@ def build(
         "baseline": question.baseline,
         "curve": f"valid/{question.curve}",
         "threshold": threshold,
-        "threshold_is": "given"
-        if question.threshold is not None
-        else "what every finished run of the baseline reached",
+        "threshold_is": "given" if question.threshold is not None else "which every run of the baseline reached",
         "cells": cells,
         "comparisons": comparisons,
         "runs": rows,
@@ -118,16 +113,12 @@ def build(
     return found | {"notes": [*about.get("notes", ()), *_notes(found)]}
 
 
-def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Writes the three files; returns their paths."""
-    texts = {
-        JSON: json.dumps(_finite(report), indent=1, allow_nan=False) + "\n",
-        CELLS: _csv([_cell_row(report, cell) for cell in report["cells"]]),
-        RUNS: _csv([_run_row(row) for row in report["runs"]]),
-    }
-    for name, text in texts.items():
-        write_atomically(folder / name, text)
-    return [folder / name for name in texts]
+def _checked(outcome: Outcome, measure: str) -> Outcome:
+    """A run whose measure is not finite has failed too."""
+    value = outcome.measures.get(measure, 0.0)
+    if outcome.failure or math.isfinite(value):
+        return outcome
+    return dataclasses.replace(outcome, failure=f"its {measure} is {value}")
 
 
 def _run(outcome: Outcome, found: course.Course | None, threshold: float | None, higher: bool) -> dict[str, Any]:
@@ -188,7 +179,8 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return dataclasses.asdict(statistics.summary(values)) | {"values": list(values)}
+    finite = [value for value in values if math.isfinite(value)]  # a perplexity may be too large for a number
+    return dataclasses.asdict(statistics.summary(finite)) | {"values": list(values)}
 
 
 def _comparisons(by_cell: Mapping[str, Sequence[Mapping[str, Any]]], question: Question) -> list[dict[str, Any]]:
@@ -257,57 +249,5 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     for name, what in (("commit", "states of the code"), ("machine", "machines"), ("versions", "sets of versions")):
         found = {json.dumps(row[name], sort_keys=True) for row in report["runs"] if row[name] is not None}
         if len(found) > 1:
-            notes.append(f"the runs were made by {len(found)} different {what}: {RUNS} and {JSON} say which by which")
+            notes.append(f"the runs were made by {len(found)} different {what}: see what each run says")
     return notes
-
-
-def _cell_row(report: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
-    measured = cell["measures"].get(report["measure"], {})
-    found = next((c for c in report["comparisons"] if c["cell"] == cell["cell"]), None)
-    low, high = measured.get("interval") or (None, None)
-    row = {
-        "cell": cell["cell"],
-        **cell["settings"],
-        "runs": cell["runs"],
-        "failed": len(cell["failed"]),
-        "measure": report["measure"],
-        "mean": measured.get("mean"),
-        "standard_error": measured.get("standard_error"),
-        "low": low,
-        "high": high,
-        "verdict": BASELINE if found is None else found["verdict"],
-    }
-    for kind in ("paired", "unpaired"):
-        values = {} if found is None else found[kind]
-        low, high = values.get("interval") or (None, None)
-        row |= {f"{kind}_{name}": values.get(name) for name in ("difference", "standard_error")}
-        row |= {f"{kind}_low": low, f"{kind}_high": high}
-        row |= {f"{kind}_{name}": values.get(name) for name in ("p_value", "p_corrected")}
-    names = ("reached_threshold", "steps_to_threshold", "seconds_to_threshold")
-    row |= {name: cell[name] for name in names} | {"area": cell["area"]["mean"]}
-    return row | {name: cell[name] for name in ("params", "flops", "steps_per_second", "peak_memory_bytes")}
-
-
-def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: value for name, value in run.items() if name not in ("measures", "commit", "machine", "versions")}
-    made_by = run["commit"] or {}
-    device = (run["machine"] or {}).get("device")
-    return row | dict(run["measures"]) | {"commit": made_by.get("hash"), "device": device}
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    # A failed run has no measures: columns are those of all rows.
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -24,7 +24,7 @@ from jattn.errors import UserError
 from jattn.evaluation.evaluate import RESULTS
 from jattn.training.interrupt import StopRequest
 from jattn.training.progress import duration
-from jattn.training.run import CONFIG, read_config, write_atomically
+from jattn.training.run import CONFIG, read_config
 
 _POLL_SECONDS = 0.05
 
@@ -266,8 +266,3 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def remember(path: Path, values: Mapping[str, float]) -> None:
-    """Writes numbers by name into a JSON file, beside those that it has."""
-    write_atomically(path, json.dumps(_read(path) | dict(values), indent=1) + "\n")

@@ -29,7 +29,6 @@ def steps_per_second(cells: Sequence[Cell], path: Path) -> dict[str, float]:
     keys = {cell.name: config_json.config_hash(cell.config) for cell in cells}
     missing = {keys[cell.name]: config_json.to_json(cell.config) for cell in cells if keys[cell.name] not in known}
     if missing:
-        path.parent.mkdir(parents=True, exist_ok=True)
         process = subprocess.run(
             [sys.executable, "-m", "jattn.compare.speed", str(path)],
             input=json.dumps({"configs": missing, "known": known}),

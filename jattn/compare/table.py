@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-
-from jattn.compare.report import BASELINE
 
 Report = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -16,13 +15,20 @@ PERCENT = ("accuracy", "top5_accuracy")
 
 def show(console: Console, report: Report) -> None:
     """Prints the tables and the notes."""
-    console.print(f"\n{report['heading']}", highlight=False, markup=False)
-    for title, rows in (("What was found", _found(report)), ("What it took", _cost(report))):
-        table = Table(title=title, title_justify="left")
+    console.print(f"\n{report['heading']}", highlight=False, markup=False, soft_wrap=True)
+    tables = {"Found": [_found(report, cell) for cell in report["cells"]]}
+    if report["comparisons"]:
+        title = f"Against {report['baseline']}: paired differences, p-values corrected for {_times(report)}"
+        tables[title] = [_compared(report, found) for found in report["comparisons"]]
+    tables[_cost_title(report)] = [_cost(report, cell) for cell in report["cells"]]
+    for title, rows in tables.items():
+        console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
+        table = Table()
         for name in rows[0]:
-            table.add_column(name, justify="left" if name in ("cell", "verdict") else "right")
+            words = name in ("cell", "verdict")
+            table.add_column(name, justify="left" if words else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row.values())
+            table.add_row(*map(escape, row.values()))
         console.print(table)
     for note in report["notes"]:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
@@ -38,54 +44,59 @@ def describe(measure: str, values: Mapping[str, float]) -> str:
     return f"{measure} {factor * values[measure]:.4g}{' ' + unit if unit else ''}"
 
 
-def _found(report: Report) -> list[dict[str, str]]:
+def _found(report: Report, cell: Cell) -> dict[str, str]:
     unit, factor = _unit(report["measure"])
-    measure = f"{report['measure']}{', ' + unit if unit else ''}"
-    comparisons = {c["cell"]: c for c in report["comparisons"]}
-    rows = []
-    for cell in report["cells"]:
-        measured = cell["measures"].get(report["measure"], {})
-        row = {
-            "cell": cell["cell"],
-            "runs": _runs(cell),
-            f"{measure}: mean ± s.e.": _mean(measured, factor),
-            "95 % interval": _interval(measured.get("interval"), factor),
-        }
-        if comparisons:
-            found = comparisons.get(cell["cell"])
-            paired, unpaired = (found["paired"], found["unpaired"]) if found else ({}, {})
-            row |= {
-                "difference, paired": _number(paired.get("difference"), factor, sign=True),
-                "its 95 % interval": _interval(paired.get("interval"), factor, sign=True),
-                "p, corrected": _p(paired.get("p_corrected")),
-                "p unpaired": _p(unpaired.get("p_corrected")),
-                "verdict": found["verdict"] if found else BASELINE,
-            }
-        rows.append(row)
-    return rows
+    measured = cell["measures"].get(report["measure"], {})
+    return {
+        "cell": cell["cell"],
+        "runs": _runs(cell),
+        f"{report['measure']}{unit and ', ' + unit}: mean ± s.e.": _mean(measured, factor),
+        "95 % interval": _interval(measured.get("interval"), factor),
+        "each run": ", ".join(_number(value, factor) for value in measured.get("values", ())),
+    }
 
 
-def _cost(report: Report) -> list[dict[str, str]]:
+def _compared(report: Report, found: Mapping[str, Any]) -> dict[str, str]:
+    _, factor = _unit(report["measure"])
+    paired = found["paired"]
+    return {
+        "cell": found["cell"],
+        "difference": _number(paired["difference"], factor, sign=True),
+        "95 % interval": _interval(paired["interval"], factor, sign=True),
+        "p": _p(paired["p_corrected"]),
+        "p unpaired": _p(found["unpaired"]["p_corrected"]),
+        "verdict": found["verdict"],
+    }
+
+
+def _times(report: Report) -> str:
+    number = len(report["comparisons"])
+    return f"{number} comparisons" if number > 1 else "one comparison"
+
+
+def _cost_title(report: Report) -> str:
+    if report["threshold"] is None:
+        return "Course and cost"
     unit, factor = _unit(report["curve"].removeprefix("valid/"))
     sign = ">=" if report["higher_is_better"] else "<="
-    to = f"to {report['curve']} {sign} {_number(report['threshold'], factor)}{' ' + unit if unit else ''}"
-    rows = []
-    for cell in report["cells"]:
-        finished = cell["runs"] - len(cell["failed"])
-        part = f" ({cell['reached_threshold']} of {finished})" if cell["reached_threshold"] < finished else ""
-        rows.append(
-            {
-                "cell": cell["cell"],
-                f"steps {to}": "" if cell["steps_to_threshold"] is None else f"{cell['steps_to_threshold']:g}{part}",
-                "seconds": _number(cell["seconds_to_threshold"], 1.0),
-                f"area, {unit}" if unit else "area": _number(cell["area"]["mean"], factor),
-                "parameters": f"{cell['params']:,}",
-                "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
-                "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
-                "steps/s": _number(cell["steps_per_second"], 1.0),
-            }
-        )
-    return rows
+    reached = f"{report['curve']} {sign} {_number(report['threshold'], factor)}{unit and ' ' + unit}"
+    return f"Course and cost; steps and seconds are those to {reached}, {report['threshold_is']}"
+
+
+def _cost(report: Report, cell: Cell) -> dict[str, str]:
+    unit, factor = _unit(report["curve"].removeprefix("valid/"))
+    finished = cell["runs"] - len(cell["failed"])
+    part = f" ({cell['reached_threshold']} of {finished})" if cell["reached_threshold"] < finished else ""
+    return {
+        "cell": cell["cell"],
+        "steps": "" if cell["steps_to_threshold"] is None else f"{cell['steps_to_threshold']:g}{part}",
+        "seconds": _number(cell["seconds_to_threshold"], 1.0),
+        f"area{unit and ', ' + unit}": _number(cell["area"]["mean"], factor),
+        "parameters": f"{cell['params']:,}",
+        "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
+        "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
+        "steps/s": _number(cell["steps_per_second"], 1.0),
+    }
 
 
 def _runs(cell: Cell) -> str:
@@ -105,7 +116,7 @@ def _interval(interval: Sequence[float] | None, factor: float, *, sign: bool = F
 
 
 def _number(value: float | int | None, factor: float, *, sign: bool = False) -> str:
-    return "" if value is None else f"{factor * value:{'+' if sign else ''}.4g}"
+    return "" if value is None else f"{factor * value:{'+' if sign and value else ''}.4g}"
 
 
 def _p(value: float | None) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jattn import cli, config_json
 from jattn.__main__ import main
-from jattn.compare import command, report, runs, statistics, table, worker
+from jattn.compare import command, files, report, runs, statistics, table, worker
 from jattn.compare.grid import cells, parse_axis
 
 CONFIG = "configs/digits_vit.py:smoke"
@@ -70,7 +70,7 @@ def compared(real, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(compared):
-    return json.loads((compared[0] / report.JSON).read_text())
+    return json.loads((compared[0] / files.JSON).read_text())
 
 
 def test_the_worker_does_what_train_and_eval_do(real):
@@ -124,14 +124,14 @@ def test_what_a_reader_has_to_know_is_said(found, compared):
     assert "cannot show" not in said
     assert found["command"].startswith(f"python -m jattn compare {CONFIG}")
     assert found["seeds"] == list(range(8))
-    assert set(found["budget"]["steps"].values()) == {12}
+    assert set(found["steps"].values()) == {12}
     printed = compared[1]
     for text in (*found["notes"], "no difference shown", "7 (1 failed)", "better", "93.5 ± 0.87"):
         assert text in printed
 
 
 def test_tables_for_other_programs(found, compared):
-    by_cell, by_run = (list(csv.DictReader((compared[0] / name).open())) for name in (report.CELLS, report.RUNS))
+    by_cell, by_run = (list(csv.DictReader((compared[0] / name).open())) for name in (files.CELLS, files.RUNS))
     assert [row["verdict"] for row in by_cell] == ["baseline", "better", "no difference shown"]
     assert float(by_cell[1]["paired_difference"]) == found["comparisons"][0]["paired"]["difference"]
     assert len(by_run) == 24
@@ -171,10 +171,13 @@ def test_one_seed_and_failed_cells_are_rows_without_tests(real, tmp_path):
     found = built([[0.5], [None]], tmp_path, real)
     assert found["comparisons"][0]["verdict"] == report.NOT_TESTED
     assert [cell["measures"].get("accuracy", {}).get("mean") for cell in found["cells"]] == [0.5, None]
-    report.write(tmp_path, found)
+    files.write(tmp_path, found)
     output = io.StringIO()
     table.show(Console(file=output, width=200), found)
     assert "none finished" in output.getvalue()
+    found = built([[0.5, 0.6], [float("nan"), 0.6]], tmp_path / "nan", real)
+    assert found["cells"][1]["failed"] == {0: "its accuracy is nan"}
+    assert found["comparisons"][0]["paired"]["counts"] == (1, 1)
     found = built([[None, None], [0.5, 0.6]], tmp_path, real)  # the baseline failed: nothing to reach
     assert found["threshold"] is None
     table.show(Console(file=output, width=200), found)
@@ -192,7 +195,8 @@ def test_less_is_better_for_the_loss(real, tmp_path):
     ("argv", "says"),
     [
         (["--axis=model.atention.name=a,b"], "did you mean 'model.attention.name'"),
-        (["--axis=data.name=digits,mqar"], "different data"),
+        (["--axis=data.name=digits,mqar"], "differ in data.name"),
+        (["--axis=loss.name=cross_entropy,mean_squared_error", "--measure=loss"], "differ in loss.name"),
         (["--axis=arg=kvt", "--baseline=softmax"], "unknown baseline 'softmax': known: kvt"),
         (["--axis=model.width=16,15"], "15"),
         (["--axis=arg=kvt", "--measure=acuracy"], "did you mean 'accuracy'"),
@@ -209,6 +213,12 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(argv, says, tmp_path, 
     assert error.count("\n") == 1
     assert says in error
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    assert main(["compare", CONFIG, f"--workdir={tmp_path / 'file' / 'new'}"]) == 2
+    assert "cannot write to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["compare", CONFIG, "--sedes=3"], ["verify", "x", "--config.seed=1"]])

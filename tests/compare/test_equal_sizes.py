@@ -35,9 +35,9 @@ def test_matched_models_agree(by):
 
 
 def test_params_are_those_that_are_trained():
-    made, _ = grid(f"{DIGITS}:smoke", "arg=super")
+    made, dataset = grid(f"{DIGITS}:smoke", "arg=super")
     state = setup.build(made[0].config).parallel.abstract_state
-    assert matching.size_of(made[0].config).params == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert matching.size_of(made[0].config, dataset).params == sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 def test_what_cannot_be_matched():

@@ -28,6 +28,10 @@ elif kind == "diverge":
     print("error: training stopped at step 7")
     record.write_text(json.dumps({"exit_code": 3, "config_hash": config_hash}))
     sys.exit(3)
+elif kind == "mistake":
+    print("error: another process is training")
+    record.write_text(json.dumps({"exit_code": 2, "config_hash": config_hash}))
+    sys.exit(2)
 elif kind == "crash":
     print("Traceback ...")
     raise RuntimeError("out of luck")
@@ -83,20 +87,20 @@ def test_seed_by_seed_with_one_line_each(make, tmp_path):
 
 
 def test_failures_are_outcomes_and_only_some_are_tried_again(make):
-    kinds = {("softmax", 0): "diverge", ("kvt", 0): "crash", ("softmax", 1): "killed"}
+    kinds = {("softmax", 0): "diverge", ("kvt", 0): "crash", ("softmax", 1): "killed", ("kvt", 1): "mistake"}
     found, said = run(make(), kinds, at_once=2)
     reasons = {(o.job.cell.name, o.job.seed): o.failure for o in found}
     assert reasons == {
         ("softmax", 0): "training stopped at step 7",
         ("kvt", 0): "RuntimeError: out of luck",
         ("softmax", 1): "the process was ended by SIGKILL",
-        ("kvt", 1): "",
+        ("kvt", 1): "another process is training",
     }
     assert len(said) == 4
     again, said = run(make())
-    assert said[0] == "2 of 4 runs are finished"
+    assert said[0] == "1 of 4 runs are finished"
     assert [o.failure for o in again] == ["training stopped at step 7", "", "", ""]
-    assert begun(make()) == {"softmax": ["seed0", "seed1", "seed1"], "kvt": ["seed0", "seed1", "seed0"]}
+    assert begun(make()) == {"softmax": ["seed0", "seed1", "seed1"], "kvt": ["seed0", "seed1", "seed0", "seed1"]}
 
 
 def test_finished_runs_are_kept_and_more_may_be_asked_for(make):

@@ -16,7 +16,7 @@ from jattn.errors import UserError
 from jattn.generation import TextStream, generate
 from jattn.models import LanguageModel
 from jattn.models.transformer import Transformer
-from jattn.training.step import step_keys
+from jattn.training.step import root_key, step_keys
 
 PROMPT_TOKENS = 16
 """Of a text of the validation split that a sample continues; at most half of the model's context."""
@@ -52,7 +52,7 @@ class Sampler:
 
     def __call__(self, step: int, params: Mapping[str, Any]) -> list[Sample]:
         """One text for each prompt, from the parameters after `step` steps."""
-        keys = jax.random.split(step_keys(self.seed, jnp.int32(step))["sampling"], len(self.prompts))
+        keys = jax.random.split(step_keys(root_key(self.seed), jnp.int32(step))["sampling"], len(self.prompts))
         texts = generate(self.model, params, self.prompts, keys, max_tokens=self.max_tokens)
         return [self._sample(prompt, text) for prompt, text in zip(self.prompts, texts, strict=True)]
 

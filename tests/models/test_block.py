@@ -105,7 +105,7 @@ def test_the_mechanism_is_the_one_of_the_options():
 
 @pytest.fixture(scope="module")
 def gradients():
-    """Of a block with dropout, by kind of remat: value and gradient, and exponentials in the program, all of softmax."""
+    """Of a block with dropout, by kind of remat: value and gradient, and how many exponentials (softmax) there are."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 6)), jnp.float32)
     options = {"dropout_rate": 0.5, "implementation": "blockwise"}
     p = made(block(**options), x)

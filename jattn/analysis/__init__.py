@@ -1,0 +1,1 @@
+"""`python -m jattn analyze`: what the attention of a trained model does, and what training did to it."""

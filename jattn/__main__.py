@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from jattn import generate, verify
+from jattn.analysis import command as analyze
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.compare import command as compare
 from jattn.data import get, listing
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (module, text) in BENCHMARKS.items():
         _add(kinds, name, module, text)
     _add(commands, "generate", generate, "text from a trained language model")
+    _add(commands, "analyze", analyze, "what the attention of a trained model does")
     _add(commands, "compare", compare, "run a grid of cells and seeds, and say what their differences show")
     data = commands.add_parser("data", help="get data sets, list those that are there")
     actions = data.add_subparsers(dest="action", required=True, metavar="action")

@@ -28,6 +28,7 @@ ORDER = [
     {"verify"},
     {"bench"},
     {"compare"},
+    {"analysis"},
     {"__main__"},
 ]
 

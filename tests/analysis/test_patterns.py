@@ -159,4 +159,6 @@ def test_rollout_over_a_picture():
     read = rollout.over_picture(rolled, (2, 3), class_token=True)
     np.testing.assert_allclose(read[1], (rolled[1, 0, 1:] / rolled[1, 0, 1:].sum()).reshape(2, 3))
     whole = softmax(RNG.normal(size=(N, 6, 6)))
-    np.testing.assert_allclose(rollout.over_picture(whole, (3, 2), class_token=False)[2], whole[2].mean(0).reshape(3, 2))
+    np.testing.assert_allclose(
+        rollout.over_picture(whole, (3, 2), class_token=False)[2], whole[2].mean(0).reshape(3, 2)
+    )

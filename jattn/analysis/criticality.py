@@ -1,0 +1,106 @@
+"""Measures that physics takes near a critical point, on attention weights and activations.
+
+They say what they say of any system; that a network is critical they do not show (docs/analysis.md).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from jattn.analysis.patterns import entropy, shares
+
+STRONG = 2.0
+"""A key that is given this many times an equal share passes a cascade on."""
+
+
+def at_temperature(weights: np.ndarray, temperature: float) -> np.ndarray:
+    """Shares of a softmax whose logits are divided by a temperature: those of weights^(1 / temperature).
+
+    Exact where weights are a softmax; keys of weight 0 keep it.
+    """
+    p = shares(weights)
+    with np.errstate(divide="ignore"):
+        logits = np.log(p) / temperature
+    top = logits.max(-1, keepdims=True)
+    return shares(np.exp(logits - np.where(np.isfinite(top), top, 0.0)))
+
+
+def heat_capacity(p: np.ndarray) -> np.ndarray:
+    """d entropy / d ln temperature of each row of shares: the variance of ln p under p."""
+    surprise = -np.log(np.where(p > 0, p, 1.0))
+    return (p * surprise**2).sum(-1) - entropy(p) ** 2
+
+
+def participation(p: np.ndarray) -> np.ndarray:
+    """The order parameter of each row, sum of p^2: 1/S for uniform shares, 1 for a single key."""
+    return (p * p).sum(-1)
+
+
+def susceptibility(order: np.ndarray, size: int) -> np.ndarray | np.floating:
+    """size times the variance of an order parameter over samples, the first axis."""
+    return size * np.var(order, axis=0)
+
+
+def correlation(fields: np.ndarray, longest: int | None = None) -> np.ndarray:
+    """The connected correlation <d(s) d(s + r)> / <d^2> along the last axis, for r = 0 .. longest.
+
+    Args:
+      fields: samples first; d is the deviation from their mean, so that what all samples share does not count.
+      longest: None = half of the length.
+    """
+    d = fields - fields.mean(0, keepdims=True)
+    longest = d.shape[-1] // 2 if longest is None else longest
+    found = np.array([np.mean(d[..., : d.shape[-1] - r] * d[..., r:]) for r in range(longest + 1)])
+    return found / found[0] if found[0] > 0 else np.full_like(found, np.nan)
+
+
+def correlation_length(correlations: np.ndarray, floor: float = 0.05) -> float:
+    """xi of exp(-r / xi), by least squares on the logarithm from r = 0 until it first falls below the floor; NaN where
+    it does so at once."""
+    below = np.flatnonzero(~(correlations > floor))
+    stop = below[0] if len(below) else len(correlations)
+    if stop < 2:
+        return float("nan")
+    r = np.arange(stop)
+    slope = np.sum(r * np.log(correlations[:stop])) / np.sum(r * r)
+    return float(-1 / slope) if slope < 0 else float("inf")
+
+
+def strong_links(weights: np.ndarray, allowed: np.ndarray, strong: float = STRONG) -> np.ndarray:
+    """bool (T, S): the query gives the key at least `strong` times an equal share, by the mean of heads; none where
+    it has one key only."""
+    p = shares(weights).mean(0)
+    keys = np.maximum(allowed.sum(-1, keepdims=True), 1)
+    return (p >= strong / keys) & (keys > 1) & allowed
+
+
+def cascade_sizes(links: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray:
+    """How many places are reached from each place of the first layer, itself counted: (S,).
+
+    Args:
+      links: layer by layer, (T, S), true where place t of the next layer takes from place s of this one.
+    """
+    first = sparse.csr_matrix(links[0], dtype=np.int8)
+    reached = sparse.identity(first.shape[1], dtype=np.int8, format="csr")
+    sizes = np.ones(first.shape[1], np.int64)
+    for layer in links:
+        reached = ((sparse.csr_matrix(layer, dtype=np.int32) @ reached) > 0).astype(np.int8)
+        sizes += np.asarray(reached.sum(0, dtype=np.int64)).ravel()
+    return sizes
+
+
+def growth(states: Sequence[np.ndarray], perturbed: Sequence[np.ndarray]) -> np.ndarray:
+    """ln of the factor by which each layer lengthens a small difference, mean over examples: (layers,).
+
+    Args:
+      states, perturbed: what enters the first layer and what leaves each, examples first, without and with the
+        perturbation.
+    """
+    apart = np.array(
+        [
+            np.linalg.norm((np.asarray(y, np.float64) - x).reshape(len(x), -1), axis=-1)
+            for x, y in zip(states, perturbed, strict=True)
+        ]
+    )
+    return np.diff(np.log(apart), axis=0).mean(-1)

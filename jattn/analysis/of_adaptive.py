@@ -1,0 +1,107 @@
+"""`--what adaptive`: what the heads of adaptive-span layers look at and the work that saves, of one run or several."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jattn.analysis import pictures
+from jattn.analysis.convergence import names
+from jattn.analysis.report import Report, table
+from jattn.analysis.selection import Selection
+from jattn.errors import UserError
+from jattn.evaluation.spans import spans
+from jattn.training.trained import Trained
+
+QUANTITIES = ("keys", "span", "removed")
+TITLES = {"keys": "unmasked keys", "span": "span", "removed": "masked by the wave"}
+
+
+def report(selection: Selection) -> Report:
+    """Spans, periods, keys and saved work per layer and head, one figure for all arms, totals below.
+
+    Raises:
+      UserError: no run has a layer of adaptive span.
+    """
+    arms = {}
+    for workdir, name in names(selection.workdirs).items():
+        arms[name] = of_run(workdir, selection.open(workdir))
+    if not any(arm["adaptive"] for arm in arms.values()):
+        raise UserError(
+            f"{', '.join(arms)} has no layer of adaptive span: train with --config.model.attention.name=adaptive_span"
+        )
+    rows, totals = [], []
+    for name, arm in arms.items():
+        for layer in arm["layers"]:
+            for head, span in enumerate(layer["span"]):
+                period = layer["period"][head]
+                saved = layer["saved"] if head == 0 else None
+                rows.append(
+                    [name, layer["layer"], head, span, layer["keys"][head], period, layer["removed"][head], saved]
+                )
+        totals.append([name, *(arm["totals"][key] for key in TOTALS)])
+    made = Report({"arms": arms})
+    columns = ("run", "layer", "head", "span", "unmasked keys", "period", "masked by the wave", "FLOPs saved")
+    made.tables = [table("Heads", columns, rows), table("Totals", ("run", *TOTALS), totals)]
+    made.figures["heads"] = _figure(arms)
+    if not all(arm["adaptive"] for arm in arms.values()):
+        made.notes.append("layers without adaptive span are counted as looking at every key")
+    return made
+
+
+TOTALS = ("keys", "keys_of_all", "removed", "span", "flops", "flops_of_all", "flops_saved")
+"""Unmasked keys a head and query and what they would be without spans, mean over heads; share that the wave masks; mean
+span; FLOPs of attention a sequence by count, with these spans and with every key; the share saved."""
+
+
+def of_run(workdir: Path, trained: Trained) -> dict[str, Any]:
+    """The layers of one run and their totals."""
+    model = trained.experiment.model
+    length = model.max_length
+    found = spans(model, trained.params, length)
+    distance = np.arange(length)
+    every = float(((1 - distance / length) * np.where(distance > 0, 1 if model.causal else 2, 1)).sum())
+    layers = []
+    for i, mechanism in enumerate(model.mechanisms()):
+        module = mechanism.module(num_heads=model.num_heads, causal=model.causal)
+        own = found.get(f"block_{i}")
+        cost = {"width": model.width, "batch": 1}
+        flops_of_all = flops = module.cost(length, **cost).flops
+        if own is None:
+            heads = module.num_heads
+            own = {"span": [float(length)] * heads, "keys": [every] * heads, "removed": [0.0] * heads}
+            own |= {"period": [None] * heads}
+        else:
+            flops = module.cost(length, **cost, reach=own["reach"]).flops
+        layers.append(
+            {"layer": i, "mechanism": str(mechanism), "flops": flops, "flops_of_all": flops_of_all}
+            | {"saved": 1 - flops / flops_of_all}
+            | {name: own[name] for name in (*QUANTITIES, "period")}
+        )
+    mean = {name: float(np.mean([x for layer in layers for x in layer[name]])) for name in QUANTITIES}
+    flops, flops_of_all = (sum(layer[name] for layer in layers) for name in ("flops", "flops_of_all"))
+    totals = mean | {"keys_of_all": every, "flops": flops, "flops_of_all": flops_of_all}
+    return {
+        "workdir": str(workdir),
+        "step": trained.step,
+        "length": length,
+        "adaptive": bool(found),
+        "layers": layers,
+        "totals": totals | {"flops_saved": 1 - flops / flops_of_all},
+    }
+
+
+def _figure(arms: dict[str, Any]) -> Any:
+    """A row an arm, a panel a quantity, layer over head, all arms on one scale."""
+    return pictures.arms(
+        {
+            name: {TITLES[q]: [np.asarray(layer[q]) for layer in arm["layers"]] for q in QUANTITIES}
+            for name, arm in arms.items()
+        },
+        {
+            name: f"keys {arm['totals']['keys']:.1f} of {arm['totals']['keys_of_all']:.1f}, span "
+            f"{arm['totals']['span']:.1f}, masked by the wave {arm['totals']['removed']:.1%}, FLOPs saved "
+            f"{arm['totals']['flops_saved']:.1%}"
+            for name, arm in arms.items()
+        },
+    )

@@ -1,0 +1,207 @@
+"""Pictures of attention: figures of matplotlib, and tokens coloured by weight as a page."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+PANELS = 96
+"""Of more heads, the first so many are drawn."""
+
+
+def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequence[Sequence[int]], title: str) -> Figure:
+    """One panel a head, one row a layer, darker = more weight, each scaled to its own largest entry.
+
+    Args:
+      maps: of each layer, (H, T, S).
+      layers, heads: their indices.
+      title: of the whole.
+    """
+    columns = max(map(len, heads))
+    rows = max(1, min(len(layers), PANELS // columns))
+    figure = Figure(figsize=(0.6 + 1.7 * columns, 0.8 + 1.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for row, line in enumerate(panels):
+        for column, axes in enumerate(line):
+            axes.set(xticks=[], yticks=[])
+            if column >= len(heads[row]):
+                axes.axis("off")
+                continue
+            axes.imshow(maps[row][column], cmap="Greys", vmin=0, interpolation="nearest")
+            if row == 0:
+                axes.set_title(f"head {heads[row][column]}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(f"layer {layers[row]}", fontsize=8)
+    figure.suptitle(f"{title} (across: keys, down: queries)", fontsize=9)
+    return figure
+
+
+def over_heads(
+    statistics: Mapping[str, Sequence[np.ndarray]], layers: Sequence[int], heads: Sequence[Sequence[int]]
+) -> Figure:
+    """One panel a statistic, its value written for every layer (row) and head (column).
+
+    Args:
+      statistics: name -> of each layer the values of its heads.
+      layers, heads: their indices.
+    """
+    columns = sorted({head for own in heads for head in own})
+    figure = Figure(
+        figsize=(0.8 + len(statistics) * (1.2 + 0.42 * len(columns)), 1.4 + 0.32 * len(layers)), layout="constrained"
+    )
+    for axes, (name, values) in zip(
+        figure.subplots(1, len(statistics), squeeze=False)[0], statistics.items(), strict=True
+    ):
+        grid = np.full((len(layers), len(columns)), np.nan)
+        for row, (own, line) in enumerate(zip(heads, values, strict=True)):
+            grid[row, [columns.index(head) for head in own]] = np.asarray(line, np.float64)
+        axes.set(xlabel="head", title=name)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(layers)), layers)
+        image = axes.imshow(grid, aspect="auto", cmap="viridis")
+        figure.colorbar(image, ax=axes)
+        if grid.size <= 96:
+            middle = np.nanmean(grid) if np.isfinite(grid).any() else 0.0
+            for (row, column), value in np.ndenumerate(grid):
+                if np.isfinite(value):
+                    colour = "black" if value > middle else "white"
+                    axes.text(column, row, f"{value:.2g}", ha="center", va="center", color=colour, fontsize=6)
+    figure.axes[0].set_ylabel("layer")
+    return figure
+
+
+def matrices(found: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[str]]) -> Figure:
+    """Square matrices between 0 and 1 beside one another, such as similarities."""
+    figure = Figure(figsize=(5.2 * len(found), 4.4), layout="constrained")
+    for axes, (name, matrix) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        image = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma")
+        axes.set_title(name)
+        if len(matrix) <= 32:
+            axes.set_xticks(range(len(matrix)), labels[name], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(matrix)), labels[name], fontsize=7)
+        figure.colorbar(image, ax=axes)
+    return figure
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    x_label: str,
+    *,
+    log_x: bool = False,
+    log_y: Sequence[str] = (),
+) -> Figure:
+    """Curves, one panel a quantity.
+
+    Args:
+      panels: quantity -> label of a curve -> its x and y.
+      x_label: of all panels.
+      log_x: whether x is logarithmic.
+      log_y: quantities whose y is.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in all_axes[len(panels) :]:
+        axes.axis("off")
+    for axes, (name, curves) in zip(all_axes, panels.items(), strict=False):
+        for label, (x, y) in curves.items():
+            axes.plot(x, y, label=label, marker="." if len(x) < 50 else None, linewidth=1.2)
+        axes.set(xlabel=x_label, ylabel=name)
+        axes.grid(alpha=0.3)
+        if log_x:
+            axes.set_xscale("log")
+        if name in log_y:
+            axes.set_yscale("log")
+        if len(curves) > 1:
+            axes.legend(fontsize=7)
+    return figure
+
+
+def over_pictures(pictures: np.ndarray, relevance: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Each picture, and the same with its patches lit by their relevance.
+
+    Args:
+      pictures: (N, h, w, c) of any range.
+      relevance: (N, rows, columns).
+      titles: of each picture.
+    """
+    figure = Figure(figsize=(0.4 + 1.7 * len(pictures), 3.8), layout="constrained")
+    for column, (picture, patches, title) in enumerate(zip(pictures, relevance, titles, strict=True)):
+        above, below = (figure.add_subplot(2, len(pictures), row * len(pictures) + column + 1) for row in (0, 1))
+        low, high = picture.min(), picture.max()
+        seen = (picture - low) / max(high - low, 1e-12)
+        seen = seen if seen.shape[-1] == 3 else np.repeat(seen.mean(-1, keepdims=True), 3, -1)
+        above.imshow(seen)
+        above.set_title(title, fontsize=8)
+        below.imshow(seen.mean(-1), cmap="Greys_r")
+        side = (-0.5, seen.shape[1] - 0.5, seen.shape[0] - 0.5, -0.5)
+        below.imshow(patches, cmap="inferno", alpha=0.6, extent=side, interpolation="nearest")
+        for axes in (above, below):
+            axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def coloured_tokens(title: str, passages: Sequence[tuple[str, Sequence[str], np.ndarray]]) -> str:
+    """A page of texts, each token's background the stronger the larger its weight, the largest of a text at full.
+
+    Args:
+      title: of the page.
+      passages: of each its heading, its tokens, and their weights; the mouse shows the weight.
+    """
+    parts = []
+    for heading, tokens, weights in passages:
+        largest = max(float(np.max(weights, initial=0.0)), 1e-12)
+        spans = [
+            f'<span title="{weight:.4f}" style="background:rgba(255,120,0,{weight / largest:.3f})">'
+            f"{html.escape(token)}</span>"
+            for token, weight in zip(tokens, map(float, weights), strict=True)
+        ]
+        parts.append(f"<h2>{html.escape(heading)}</h2>\n<p>{''.join(spans)}</p>")
+    style = (
+        "body{font-family:monospace;max-width:60em;margin:2em auto}p{white-space:pre-wrap;line-height:1.6}"
+        "h2{font-size:1em}"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{style}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{chr(10).join(parts)}\n</body></html>\n"
+    )
+
+
+def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mapping[str, str]) -> Figure:
+    """Runs below one another: a panel a quantity, layer over head, each quantity on one scale.
+
+    Args:
+      found: run -> quantity -> of each layer the values of its heads.
+      totals: run -> a line about the whole run.
+    """
+    quantities = list(next(iter(found.values())))
+    figure = Figure(figsize=(4.2 * len(quantities), 0.4 + 3.2 * len(found)), layout="constrained")
+    parts = np.ravel(figure.subfigures(len(found), 1, squeeze=False))
+    ranges = {q: [x for of_run in found.values() for layer in of_run[q] for x in layer] for q in quantities}
+    for part, (run, of_run) in zip(parts, found.items(), strict=True):
+        part.suptitle(f"{run}: {totals[run]}", fontsize=9)
+        for axes, q in zip(part.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
+            heads = max(map(len, of_run[q]))
+            grid = np.full((len(of_run[q]), heads), np.nan)
+            for row, line in enumerate(of_run[q]):
+                grid[row, : len(line)] = line
+            image = axes.imshow(grid, aspect="auto", vmin=0, vmax=max(*ranges[q], 1e-9), cmap="viridis")
+            axes.set(title=q, xlabel="head", ylabel="layer", xticks=range(heads), yticks=range(len(grid)))
+            part.colorbar(image, ax=axes)
+    return figure
+
+
+def scatters(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_label: str) -> Figure:
+    """Points, one panel a quantity, a colour a label; y is logarithmic where it is positive."""
+    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+    for axes, (name, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, (x, y) in groups.items():
+            axes.scatter(x, y, label=label, s=14)
+        axes.set(xlabel=x_label, ylabel=name)
+        if all(np.min(y) > 0 for _, y in groups.values()):
+            axes.set_yscale("log")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,99 @@
+"""What one analysis found, and how it is written: numbers as JSON, tables for the terminal, pictures."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from jattn.training.run import explained, write_atomically
+
+
+@dataclasses.dataclass
+class Report:
+    """What one analysis found.
+
+    Attributes:
+      values: what goes into the JSON file; arrays become lists, numbers that are not finite null.
+      tables: for the terminal.
+      figures: by the name of their PNG, without its ending.
+      pages: texts of HTML by name.
+      arrays: what goes into an .npz file.
+      notes: sentences that a reader of the numbers has to know besides.
+    """
+
+    values: dict[str, Any]
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
+    pages: dict[str, str] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def write(report: Report, folder: Path, name: str) -> list[Path]:
+    """Writes NAME.json, NAME.npz if there are arrays, and NAME-FIGURE.png, NAME-PAGE.html; returns their paths.
+
+    Raises:
+      UserError: the folder cannot be written to.
+    """
+    text = json.dumps(plain(report.values | {"notes": report.notes}), indent=1, allow_nan=False) + "\n"
+    paths = [folder / f"{name}.json"]
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(paths[0], text)
+        if report.arrays:
+            paths.append(folder / f"{name}.npz")
+            np.savez_compressed(paths[-1], **report.arrays)
+        for page, html in report.pages.items():
+            paths.append(folder / f"{name}-{page}.html")
+            write_atomically(paths[-1], html)
+        for figure, drawn in report.figures.items():
+            paths.append(folder / f"{name}-{figure}.png")
+            drawn.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def show(report: Report) -> None:
+    """Prints tables and notes; in a file, no column is narrow."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for table in report.tables:
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Rows of words and numbers; None is an empty cell."""
+    made = Table(title=title)
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if rows and isinstance(rows[0][i], str) else "right")
+    for row in rows:
+        made.add_row(*map(_cell, row))
+    return made
+
+
+def plain(value: Any) -> Any:
+    """A JSON value: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+        return ""
+    return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)

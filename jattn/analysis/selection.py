@@ -1,0 +1,38 @@
+"""What a user asked to analyse: runs, and of them a checkpoint, examples, layers and heads."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jattn.analysis.observe import parse_examples
+from jattn.training.setup import Experiment
+from jattn.training.trained import Trained, open_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The command's options, read.
+
+    Attributes:
+      workdirs: folders of the runs.
+      split: of the data.
+      checkpoint: "best", "newest" or a step.
+      chosen: which examples, see `parse_examples`.
+      layers, heads: indices; None = all.
+    """
+
+    workdirs: tuple[Path, ...]
+    split: str = "valid"
+    checkpoint: str | int = "best"
+    chosen: str = "8"
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+
+    def open(self, workdir: Path) -> Trained:
+        """A run at the checkpoint. Raises UserError if there is none."""
+        return open_trained(workdir, self.checkpoint)
+
+    def examples(self, experiment: Experiment) -> np.ndarray:
+        """Indices of the examples. Raises UserError if they do not exist."""
+        return parse_examples(self.chosen, experiment.dataset, self.split)

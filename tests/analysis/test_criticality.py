@@ -1,0 +1,163 @@
+"""Power laws, correlations, cascades, spectra and growth where the answer is known."""
+
+import math
+
+import numpy as np
+import powerlaw
+import pytest
+from scipy import sparse, special
+
+from jattn.analysis import criticality, power_laws, spectra
+from jattn.analysis.patterns import entropy
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_a_power_law_is_recovered():
+    found = power_laws.fit(power_laws.draw(rng(), 2.5, 3.0, 2000), resamples=40)
+    assert found.alpha == pytest.approx(2.5, abs=3 * found.error)
+    assert found.error < 0.05
+    assert found.p > 0.1
+    ratio, p = found.ratio["exponential"]
+    assert ratio > 0
+    assert p < 0.01
+
+
+def test_what_is_no_power_law_is_refused():
+    x = rng().exponential(1.0, 2000) + 1
+    found = power_laws.fit(x, xmin=1.0, resamples=40)
+    assert found.p < 0.05
+    ratio, p = found.ratio["exponential"]
+    assert ratio < 0
+    assert p < 0.01
+
+
+def test_a_lognormal_is_told_from_a_power_law():
+    ratio, p = power_laws.fit(np.exp(rng().normal(size=3000)), xmin=0.5, resamples=0).ratio["lognormal"]
+    assert ratio < 0
+    assert p < 0.01
+
+
+def test_fit_agrees_with_the_package():
+    x = power_laws.draw(rng(), 2.2, 1.0, 500)
+    other = powerlaw.Fit(x, xmin=1.5, verbose=0).power_law
+    assert power_laws.fit(x, xmin=1.5, resamples=0).alpha == pytest.approx(other.alpha)
+    sizes = power_laws.draw(rng(), 2.2, 6, 500, discrete=True)
+    other = powerlaw.Fit(sizes, xmin=8, discrete=True, estimate_discrete=False, verbose=0).power_law
+    own = power_laws.fit(sizes, xmin=8, discrete=True, resamples=0)
+    assert own.alpha == pytest.approx(other.alpha, abs=2e-3)
+    assert own.distance == pytest.approx(other.D, abs=2e-3)
+
+
+def test_too_few_values_have_no_law():
+    assert math.isnan(power_laws.fit(np.ones(30)).alpha)
+    assert math.isnan(power_laws.fit(np.full(500, 2.0)).alpha)
+
+
+def test_an_ising_chain():
+    # A chain of coupling J in equilibrium: neighbours agree with probability e^J / (2 cosh J); correlations are
+    # tanh(J)^r, and the susceptibility is e^(2J).
+    coupling, samples, length = 0.7, 3000, 200
+    random = rng()
+    agree = random.random((samples, length - 1)) < math.exp(coupling) / (2 * math.cosh(coupling))
+    first = random.choice([-1, 1], (samples, 1))
+    spins = first * np.cumprod(np.concatenate([np.ones((samples, 1)), np.where(agree, 1, -1)], 1), axis=1)
+    found = criticality.correlation(spins, 5)
+    np.testing.assert_allclose(found, math.tanh(coupling) ** np.arange(6), atol=0.01)
+    assert criticality.correlation_length(found) == pytest.approx(-1 / math.log(math.tanh(coupling)), rel=0.02)
+    assert criticality.susceptibility(spins.mean(1), length) == pytest.approx(math.exp(2 * coupling), rel=0.06)
+
+
+def test_correlation_length_without_correlations():
+    assert math.isnan(criticality.correlation_length(np.array([1.0, 0.0, 0.0])))
+    assert math.isinf(criticality.correlation_length(np.ones(4)))
+    assert math.isnan(criticality.correlation_length(criticality.correlation(np.ones((5, 8)))))
+
+
+def test_temperature_is_that_of_the_logits():
+    logits = rng().normal(size=(2, 1, 3, 5))
+    logits[..., 0, 3:] = -np.inf
+    weights = special.softmax(logits, -1)
+    np.testing.assert_allclose(criticality.at_temperature(weights, 0.3), special.softmax(logits / 0.3, -1), atol=1e-12)
+    np.testing.assert_array_equal(criticality.at_temperature(np.zeros((1, 1, 2, 3)), 2.0), 0.0)
+
+
+def test_heat_capacity_is_the_slope_of_the_entropy():
+    weights = special.softmax(2 * rng().normal(size=(1, 1, 4, 9)), -1)
+    step = 1e-4
+    hot, cold = (entropy(criticality.at_temperature(weights, 1 + s)) for s in (step, -step))
+    slope = (hot - cold) / (math.log1p(step) - math.log1p(-step))
+    np.testing.assert_allclose(criticality.heat_capacity(weights), slope, rtol=1e-5)
+
+
+def test_a_branching_process_at_its_critical_point():
+    # Poisson(1) children in disjoint places: sizes of trees follow the Borel distribution, P(s) ~ s^-3/2.
+    random, roots, generations = rng(), 20000, 60
+    links, places = [], roots
+    for _ in range(generations):
+        children = random.poisson(1.0, places)
+        parent = np.repeat(np.arange(places), children)
+        links.append(sparse.csr_matrix((np.ones(len(parent)), (np.arange(len(parent)), parent)), (len(parent), places)))
+        places = len(parent)
+    sizes = criticality.cascade_sizes(links)
+    for s in (1, 2, 3):
+        assert np.mean(sizes == s) == pytest.approx(math.exp(-s) * s ** (s - 1) / math.factorial(s), abs=0.01)
+    kept = sizes[sizes < generations]  # larger ones may have been cut off by the last generation
+    x = np.arange(8, generations)
+    # Of a tail cut at both ends, the exponent by maximum likelihood over a grid.
+    mean = np.log(kept[kept >= 8]).mean()
+    grid = np.linspace(1.1, 2.0, 91)
+    alpha = grid[np.argmin([np.log((x**-a).sum()) + a * mean for a in grid])]
+    assert alpha == pytest.approx(1.5, abs=0.1)
+
+
+def test_cascades_merge_and_end():
+    # 0 and 1 feed the same place; 2 feeds none.
+    links = [np.array([[1, 1, 0], [0, 0, 0], [0, 0, 0]]), np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0]])]
+    np.testing.assert_array_equal(criticality.cascade_sizes(links), [4, 4, 1])
+
+
+def test_strong_links():
+    weights = np.array([[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.8, 0.1, 0.1]]])
+    allowed = np.tril(np.ones((3, 3), bool))
+    np.testing.assert_array_equal(
+        criticality.strong_links(weights, allowed, 1.5), [[False] * 3, [False] * 3, [True, False, False]]
+    )
+
+
+def test_a_gaussian_matrix_ends_at_the_marchenko_pastur_edge():
+    found = spectra.spectrum(0.3 * rng().normal(size=(400, 200)))
+    assert found.eigenvalues[-1] == pytest.approx(0.09 * (1 + math.sqrt(0.5)) ** 2, rel=0.03)
+    assert found.edge == pytest.approx(0.09 * (1 + math.sqrt(0.5)) ** 2, rel=0.02)
+    assert found.outside == 0.0
+    assert found.eigenvalues.mean() == pytest.approx(0.09, rel=0.01)
+
+
+def test_a_spike_lies_outside():
+    w = rng().normal(size=(200, 100))
+    spiked = w + 5 * np.ones((200, 1)) @ np.ones((1, 100)) / 10
+    assert spectra.spectrum(spiked).outside == pytest.approx(0.01)
+    assert spectra.spectrum(np.ones((5, 3))).stable_rank == pytest.approx(1.0)
+
+
+def test_a_heavy_tailed_spectrum_has_its_exponent():
+    values = power_laws.draw(rng(), 2.5, 1.0, 400)
+    left, right = (np.linalg.qr(rng().normal(size=(400, 400)))[0] for _ in range(2))
+    found = spectra.spectrum((left * np.sqrt(values)) @ right)
+    np.testing.assert_allclose(found.eigenvalues, np.sort(values) / 400, rtol=1e-6)
+    assert found.tail.alpha == pytest.approx(2.5, abs=3 * found.tail.error)
+
+
+def test_growth_in_a_random_linear_network():
+    # ln |W x| / |x| of a Gaussian matrix: ln g + (digamma(n / 2) + ln(2 / n)) / 2 on the average.
+    random, gain, width, depth = rng(), 1.3, 50, 30
+    x = random.normal(size=(20, width))
+    states, perturbed = [x], [x + 1e-6 * random.normal(size=x.shape)]
+    for _ in range(depth):
+        w = gain * random.normal(size=(width, width)) / math.sqrt(width)
+        states.append(states[-1] @ w)
+        perturbed.append(perturbed[-1] @ w)
+    expected = math.log(gain) + 0.5 * (special.digamma(width / 2) + math.log(2 / width))
+    assert criticality.growth(states, perturbed).mean() == pytest.approx(expected, abs=0.03)

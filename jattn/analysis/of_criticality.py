@@ -57,7 +57,7 @@ def report(selection: Selection) -> Report:
     made.figures["temperature"] = pictures.lines(
         {q: {f"layer {i}": (TEMPERATURES, [at[q] for at in of]) for i, of in swept.items()} for q in SWEPT},
         "temperature of the softmax",
-        log_x=True,
+        log_x=2,
     )
     if seen.whole and all(w.shape[-1] == w.shape[-2] for w in seen.weights):
         _cascades(made, seen)
@@ -139,7 +139,7 @@ def _cascades(made: Report, seen: Observed) -> None:
     ordered = np.sort(sizes)
     above = 1 - np.arange(len(ordered)) / len(ordered)
     made.figures["cascades"] = pictures.lines(
-        {"share of cascades at least so large": {"": (ordered, above)}}, "places reached", log_x=True,
+        {"share of cascades at least so large": {"": (ordered, above)}}, "places reached", log_x=10,
         log_y=["share of cascades at least so large"],
     )  # fmt: skip
     row = [len(sizes), float(sizes.mean()), int(sizes.max()), law.alpha, law.error, law.xmin, law.tail, law.p]

@@ -48,7 +48,7 @@ def over_heads(
     """
     columns = sorted({head for own in heads for head in own})
     figure = Figure(
-        figsize=(0.8 + len(statistics) * (1.2 + 0.42 * len(columns)), 1.4 + 0.32 * len(layers)), layout="constrained"
+        figsize=(0.8 + len(statistics) * (1.2 + 0.42 * len(columns)), 1.7 + 0.32 * len(layers)), layout="constrained"
     )
     for axes, (name, values) in zip(
         figure.subplots(1, len(statistics), squeeze=False)[0], statistics.items(), strict=True
@@ -88,7 +88,7 @@ def lines(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     x_label: str,
     *,
-    log_x: bool = False,
+    log_x: int | None = None,
     log_y: Sequence[str] = (),
 ) -> Figure:
     """Curves, one panel a quantity.
@@ -96,7 +96,7 @@ def lines(
     Args:
       panels: quantity -> label of a curve -> its x and y.
       x_label: of all panels.
-      log_x: whether x is logarithmic.
+      log_x: base of a logarithmic x; None = linear.
       log_y: quantities whose y is.
     """
     columns = min(3, len(panels))
@@ -111,7 +111,7 @@ def lines(
         axes.set(xlabel=x_label, ylabel=name)
         axes.grid(alpha=0.3)
         if log_x:
-            axes.set_xscale("log")
+            axes.set_xscale("log", base=log_x)
         if name in log_y:
             axes.set_yscale("log")
         if len(curves) > 1:

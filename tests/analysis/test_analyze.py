@@ -1,0 +1,180 @@
+"""`python -m jattn analyze` on trained runs, against the fast path, gradients and closed forms."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn import data, models
+from jattn.__main__ import main
+from jattn.analysis import criticality, curvature, of_adaptive, patterns
+from jattn.analysis.depth import SMALL, states
+from jattn.analysis.observe import observe, parse_examples, prepared
+from jattn.attention.mechanism import MECHANISMS, mechanism
+from jattn.errors import UserError
+from jattn.training import setup
+from jattn.training.trained import Trained, open_trained
+from tests import runs
+
+EXAMPLES = np.array([5, 2, 11])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A copy of a trained run, so that files may be written to it."""
+    folder = tmp_path_factory.mktemp("analyze") / "run"
+    shutil.copytree(runs.smoke_run(tmp_path_factory, "digits_vit"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    return open_trained(run)
+
+
+@pytest.fixture(scope="module")
+def seen(trained):
+    return observe(trained.experiment, trained.params, "valid", EXAMPLES)
+
+
+def test_statistics_are_those_of_the_fast_path(trained, seen):
+    _, inputs = prepared(trained.experiment, "valid", EXAMPLES)
+    _, sown = trained.experiment.model.apply({"params": trained.params}, inputs, mutable=["intermediates"])
+    rows = sown["intermediates"]["block_0"]["attention"]["statistics"][0]
+    found = patterns.of_layer(seen.weights[0], seen.real, seen.allowed)
+    for name, of_core in (("entropy", "entropy"), ("distance", "distance"), ("first", "first"), ("top_1", "largest")):
+        np.testing.assert_allclose(found[name], np.mean(getattr(rows, of_core), (0, 2)), rtol=1e-4, err_msg=name)
+
+
+def test_layers_and_heads_are_chosen(trained, seen):
+    found = observe(trained.experiment, trained.params, "valid", EXAMPLES[:1], layers=[0], heads=[1])
+    np.testing.assert_allclose(found.weights[0], seen.weights[0][:1, 1:], atol=1e-6)
+    assert (found.heads, found.whole, seen.whole) == ([[1]], False, True)
+
+
+def test_examples(trained):
+    dataset = trained.experiment.dataset
+    np.testing.assert_array_equal(parse_examples("3", dataset, "valid"), [0, 1, 2])
+    np.testing.assert_array_equal(parse_examples("3,", dataset, "valid"), [3])
+    np.testing.assert_array_equal(parse_examples("7,1", dataset, "valid"), [7, 1])
+
+
+def test_every_file_of_a_run(run, capsys):
+    assert main(["analyze", "--workdir", str(run), "--what", "patterns", "dynamics", "--examples=3"]) == 0
+    folder = run / "analysis"
+    written = json.loads((folder / "patterns.json").read_text())
+    assert np.asarray(written["rollout"]).sum((1, 2)) == pytest.approx([1.0] * 3)
+    assert np.load(folder / "patterns.npz")["layer_0"].shape == (3, 2, 16, 16)
+    dynamics = json.loads((folder / "dynamics.json").read_text())
+    assert dynamics["steps"] == sorted(int(p.name) for p in (run / "checkpoints").iterdir())
+    of_best = dynamics["layers"]["0"]["entropy"][dynamics["steps"].index(written["step"])]
+    assert of_best == pytest.approx(written["layers"][0]["entropy"])
+    drawn = {path.stem for path in folder.glob("*.png")}
+    assert {f"patterns-{name}" for name in ("maps", "spread", "example0", "heads", "similarity", "rollout")} <= drawn
+    assert "softmax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layers=4"], "layer 4 does not exist: the model has layers 0 to 0"),
+        (["--heads=1,7"], "head 7 does not exist: these layers have heads 0 to 1"),
+        (["--examples=0"], "asks for none"),
+        (["--examples=1,9999"], "example 9999 does not exist"),
+        (["--split=tset"], "unknown split 'tset'"),
+        (["--checkpoint=5"], "holds no checkpoint 5"),
+        (["--what=adaptive"], "has no layer of adaptive span"),
+        (["--what=energies", "--layers=0"], "leave --layers and --heads out"),
+    ],
+)
+def test_mistakes(run, capsys, words, message):
+    assert main(["analyze", "--workdir", str(run), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_energies_and_curvature(trained):
+    experiment = trained.experiment
+    found = curvature.measure(experiment, trained.params, "valid", EXAMPLES)
+    batch, inputs = prepared(experiment, "valid", EXAMPLES)
+
+    def loss(block, n):
+        logits = experiment.model.apply({"params": trained.params | {"block_0": block}}, inputs[n][None])
+        return -jax.nn.log_softmax(logits)[0, batch["targets"][n]]
+
+    rows = jax.vmap(jax.grad(loss), (None, 0))(trained.params["block_0"], jnp.arange(3))
+    flat = np.concatenate([np.reshape(leaf, (3, -1)) for leaf in jax.tree.leaves(rows)], 1)
+    np.testing.assert_allclose(found.squared_gradient[:, 0], (flat**2).sum(1), rtol=1e-3)
+    np.testing.assert_allclose(found.mean_gradient[0], np.linalg.norm(flat.mean(0)), rtol=1e-3)
+    # The trace of the Fisher matrix is the sum of its diagonal, E[g^2] of each parameter.
+    np.testing.assert_allclose(found.fisher[0], (flat**2).mean(0).sum(), rtol=1e-3)
+    assert found.params[0] == flat.shape[1]
+
+
+def test_correlations():
+    found = curvature.correlations(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 4.0, 9.0, 16.0]))
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["pearson"] == pytest.approx(25 / np.sqrt(5 * 129))
+    assert curvature.correlations(np.ones(4), np.arange(4.0))["pearson"] is None
+
+
+def test_a_perturbation_in_a_model_that_changes_nothing(trained):
+    # With all parameters zero, blocks add nothing: what is changed stays as large.
+    model = trained.experiment.model
+    _, inputs = prepared(trained.experiment, "valid", EXAMPLES)
+    kick = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32))
+    embedding = trained.params | {"block_0": jax.tree.map(jnp.zeros_like, trained.params["block_0"])}
+    alone, changed = (states(model, embedding, inputs, k) for k in (None, kick))
+    size = [np.linalg.norm(x.reshape(3, -1), axis=1) for x in (alone[0], changed[0] - alone[0])]
+    np.testing.assert_allclose(size[1], SMALL * size[0], rtol=1e-3)
+    np.testing.assert_allclose(criticality.growth(alone, changed), 0.0, atol=1e-5)
+
+
+def _zeros(text):
+    """A config's experiment with such an attention, and parameters that are all zero."""
+    config = runs.get_config("digits_vit", "adaptive_span,smoke")
+    config.model.attention.options = text
+    experiment = setup.build(config)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.parallel.abstract_state.params)
+    return Trained(experiment, params, 0)
+
+
+def test_adaptive(tmp_path):
+    found = of_adaptive.of_run(tmp_path, _zeros("max_span=8, softness=2"))
+    # z = max_span sigmoid(0) = 4, so 4 + 2 is the first distance that is masked: 0 to 5, on both sides.
+    assert found["layers"][0]["span"] == [6.0, 6.0]
+    pairs = 16 + 2 * sum(16 - r for r in range(1, 6))
+    assert found["totals"]["keys"] == pytest.approx(pairs / 16)
+    assert found["totals"]["keys_of_all"] == pytest.approx(16.0)
+    assert found["totals"]["removed"] == 0.0
+    wave = of_adaptive.of_run(tmp_path, _zeros("max_span=8, softness=2, periodic=True, period_min=2, period_max=8"))
+    assert 0 < wave["totals"]["removed"] < 1
+    assert wave["totals"]["keys"] == pytest.approx((1 - wave["totals"]["removed"]) * pairs / 16)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_every_mechanism_has_weights(name):
+    """Abstractly: shapes are those of (N, H, T, S) and come where they are looked for."""
+    config = runs.get_config("digits_vit", f"{name},smoke")
+    dataset = data.build(config.data)
+    model = models.build(config.model, dataset.task)
+    x = jnp.zeros((2, 8, 8, 1))
+
+    def weights(key):
+        variables = model.init(key, x)
+        _, sown = model.apply({"params": variables["params"]}, x, mutable=["intermediates"])
+        return sown["intermediates"]["block_0"]["attention"]["weights"][-1]
+
+    heads = model.mechanisms()[0].module(num_heads=model.num_heads).num_heads
+    assert jax.eval_shape(weights, jax.random.key(0)).shape == (2, heads, 16, 16)
+
+
+def test_a_layer_without_energies_has_no_curvature(trained):
+    model = trained.experiment.model.clone(attention=mechanism("conv1d", {"kernel_size": 3}))
+    experiment = setup.Experiment(**{**vars(trained.experiment), "model": model})
+    with pytest.raises(UserError, match=r"layer 0 is conv1d.*no energies"):
+        curvature.measure(experiment, trained.params, "valid", EXAMPLES)

@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--layers", metavar="I,J", help="indices of layers (default: all)")
     add("--heads", metavar="I,J", help="indices of heads (default: all)")
+    add(
+        "--timed-batches", type=int, default=0, metavar="N",
+        help="adaptive: measure the time of N batches with and without spans (default: 0, not at all)",
+    )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="where files are written (default: analysis in the first run's folder)")
 
 
@@ -68,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
         chosen=args.examples,
         layers=None if layers is None else tuple(layers),
         heads=None if heads is None else tuple(heads),
+        timed_batches=args.timed_batches,
     )
+    if args.timed_batches < 0:
+        raise UserError(f"--timed-batches={args.timed_batches} must be at least 0")
     if not isinstance(selection.checkpoint, int) and selection.checkpoint not in ("best", "newest"):
         raise UserError(f"--checkpoint={selection.checkpoint!r} is none: write best, newest or a step")
     for what in args.what:

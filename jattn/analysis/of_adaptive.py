@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jattn.analysis import pictures
 from jattn.analysis.convergence import names
 from jattn.analysis.report import Report, table
 from jattn.analysis.selection import Selection
+from jattn.data import eval_batch
 from jattn.errors import UserError
 from jattn.evaluation.spans import spans
+from jattn.evaluation.speed import speed
+from jattn.training.setup import eval_batch_size
 from jattn.training.trained import Trained
+from jattn.types import PyTree
 
 QUANTITIES = ("keys", "span", "removed")
 TITLES = {"keys": "unmasked keys", "span": "span", "removed": "masked by the wave"}
@@ -25,7 +31,10 @@ def report(selection: Selection) -> Report:
     """
     arms = {}
     for workdir, name in names(selection.workdirs).items():
-        arms[name] = of_run(workdir, selection.open(workdir))
+        trained = selection.open(workdir)
+        arms[name] = of_run(workdir, trained)
+        if selection.timed_batches and arms[name]["adaptive"]:
+            arms[name]["totals"] |= time_saved(trained, selection.split, selection.timed_batches)
     if not any(arm["adaptive"] for arm in arms.values()):
         raise UserError(
             f"{', '.join(arms)} has no layer of adaptive span: train with --config.model.attention.name=adaptive_span"
@@ -39,7 +48,7 @@ def report(selection: Selection) -> Report:
                 rows.append(
                     [name, layer["layer"], head, span, layer["keys"][head], period, layer["removed"][head], saved]
                 )
-        totals.append([name, *(arm["totals"][key] for key in TOTALS)])
+        totals.append([name, *(arm["totals"].get(key) for key in TOTALS)])
     made = Report({"arms": arms})
     columns = ("run", "layer", "head", "span", "unmasked keys", "period", "masked by the wave", "FLOPs saved")
     made.tables = [table("Heads", columns, rows), table("Totals", ("run", *TOTALS), totals)]
@@ -49,9 +58,30 @@ def report(selection: Selection) -> Report:
     return made
 
 
-TOTALS = ("keys", "keys_of_all", "removed", "span", "flops", "flops_of_all", "flops_saved")
+TOTALS = ("keys", "keys_of_all", "removed", "span", "flops", "flops_of_all", "flops_saved", "time_saved")
 """Unmasked keys a head and query and what they would be without spans, mean over heads; share that the wave masks; mean
-span; FLOPs of attention a sequence by count, with these spans and with every key; the share saved."""
+span; FLOPs of attention a sequence by count, with these spans and with every key; the share saved, of these and of the measured time of a whole evaluation step."""
+
+
+def time_saved(trained: Trained, split: str, batches: int) -> dict[str, float]:
+    """The median seconds of an evaluation step with these spans and, by the same program, with the longest ones."""
+    experiment = trained.experiment
+    batch = eval_batch(experiment.dataset, split, 0, eval_batch_size(experiment.config))
+    seconds = {}
+    for name, params in (("seconds", trained.params), ("seconds_of_longest", with_longest_spans(trained.params))):
+        found = speed(experiment.parallel.eval_step, params, batch, experiment.dataset.task, batches)
+        seconds[name] = found["seconds_per_batch"]
+    return seconds | {"time_saved": 1 - seconds["seconds"] / seconds["seconds_of_longest"]}
+
+
+def with_longest_spans(params: PyTree) -> PyTree:
+    """The parameters with every span at max_span: where the sigmoid is 1."""
+
+    def opened(path: tuple, leaf: Any) -> Any:
+        is_span = jax.tree_util.keystr(path, simple=True, separator="/").endswith("/span_logit")
+        return jnp.full_like(leaf, 30.0) if is_span else leaf
+
+    return jax.tree.map_with_path(opened, params)
 
 
 def of_run(workdir: Path, trained: Trained) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+Points = tuple[Any, Any]
+"""x and y, arrays or lists of as many numbers."""
 
 PANELS = 96
 """Of more heads, the first so many are drawn."""
@@ -85,7 +89,7 @@ def matrices(found: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[str]
 
 
 def lines(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    panels: Mapping[str, Mapping[str, Points]],
     x_label: str,
     *,
     log_x: int | None = None,
@@ -193,7 +197,7 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
     return figure
 
 
-def scatters(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_label: str) -> Figure:
+def scatters(panels: Mapping[str, Mapping[str, Points]], x_label: str) -> Figure:
     """Points, one panel a quantity, a colour a label; y is logarithmic where it is positive."""
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
     for axes, (name, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):

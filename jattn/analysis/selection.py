@@ -20,6 +20,7 @@ class Selection:
       checkpoint: "best", "newest" or a step.
       chosen: which examples, see `parse_examples`.
       layers, heads: indices; None = all.
+      timed_batches: how often the time of a batch is measured, where an analysis measures any; 0 = not at all.
     """
 
     workdirs: tuple[Path, ...]
@@ -28,6 +29,7 @@ class Selection:
     chosen: str = "8"
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+    timed_batches: int = 0
 
     def open(self, workdir: Path) -> Trained:
         """A run at the checkpoint. Raises UserError if there is none."""

@@ -1,0 +1,99 @@
+"""What reports are made of, on weights made by hand."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from jattn.analysis import of_criticality, patterns, pictures, report
+from jattn.analysis.observe import Observed, parse_numbers
+from jattn.errors import UserError
+
+N, H, T = 4, 2, 12
+LOWER = np.tril(np.ones((T, T), bool))
+WEIGHTS = [
+    softmax(np.where(LOWER, 2 * np.random.default_rng(i).normal(size=(N, H, T, T)), -np.inf), -1).astype(np.float32)
+    for i in range(2)
+]
+SEEN = Observed(
+    examples=np.arange(N),
+    inputs=np.zeros((N, T), np.int32),
+    layers=[0, 1],
+    heads=[[0, 1]] * 2,
+    weights=WEIGHTS,
+    real=np.ones((N, T), bool),
+    allowed=np.broadcast_to(LOWER, (N, T, T)),
+    whole=True,
+)
+
+
+def test_sweep_of_temperature():
+    found = of_criticality.sweep(WEIGHTS[0], SEEN)
+    entropies = [at["entropy"] for at in found]
+    assert entropies == sorted(entropies)
+    as_trained = next(at for at in found if at["temperature"] == 1.0)
+    own = patterns.of_layer(WEIGHTS[0], SEEN.real, SEEN.allowed)
+    assert as_trained["entropy"] == pytest.approx(own["entropy"].mean(), rel=1e-6)
+    order = (WEIGHTS[0].astype(np.float64) ** 2).sum(-1).mean(-1)
+    assert as_trained["susceptibility"] == pytest.approx(T * order.var(0).mean(), rel=1e-4)
+
+
+def test_cascades_reach_no_more_than_there_is():
+    made = report.Report({})
+    of_criticality._cascades(made, SEEN)
+    sizes = made.values["cascades"]["sizes"]
+    assert len(sizes) == N * T
+    assert 1 <= sizes.min()
+    assert 1 < sizes.max() <= 1 + 2 * T
+
+
+def test_spectra_are_of_the_matrices_that_blocks_multiply_with():
+    rng = np.random.default_rng(0)
+    query, out, mlp = rng.normal(size=(24, 2, 8)), rng.normal(size=(2, 8, 24)), rng.normal(size=(24, 40))
+    params = {
+        "block_0": {
+            "attention": {"query": {"kernel": query, "bias": np.ones((2, 8))}, "out": {"kernel": out}},
+            "mlp": {"hidden": {"kernel": mlp}, "small": {"kernel": np.ones((4, 4))}},
+        },
+        "output": {"kernel": mlp},
+    }
+    found = of_criticality.spectra(params)
+    matrices = {
+        "block_0/attention/query/kernel": query.reshape(24, 16),
+        "block_0/attention/out/kernel": out.reshape(16, 24),
+        "block_0/mlp/hidden/kernel": mlp,
+    }
+    assert set(found) == set(matrices)
+    for name, matrix in matrices.items():
+        largest = np.linalg.norm(matrix, 2) ** 2 / max(matrix.shape)
+        assert found[name]["largest"] == pytest.approx(largest), name
+
+
+def test_tokens_are_coloured_in_proportion_and_escaped():
+    page = pictures.coloured_tokens("t", [("h", ["a", "<b>"], np.array([0.1, 0.4]))])
+    assert "&lt;b&gt;" in page
+    assert re.findall(r"rgba\(255,120,0,([\d.]+)\)", page) == ["0.250", "1.000"]
+
+
+def test_files(tmp_path):
+    made = report.Report({"a": np.array([1.0, np.nan]), "b": (np.int64(2), np.inf)}, arrays={"w": np.eye(2)})
+    made.pages["p"] = "text"
+    made.figures["f"] = pictures.lines({"y": {"": ([0.0, 1.0], [1.0, 2.0])}}, "x")
+    paths = report.write(made, tmp_path / "new", "n")
+    assert [path.name for path in paths] == ["n.json", "n.npz", "n-p.html", "n-f.png"]
+    assert json.loads(paths[0].read_text()) == {"a": [1.0, None], "b": [2, None], "notes": []}
+    np.testing.assert_array_equal(np.load(paths[1])["w"], np.eye(2))
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        report.write(report.Report({}), tmp_path / "file", "n")
+
+
+@pytest.mark.parametrize("text", ["a", "", "1,-2", "1.5"])
+def test_what_are_no_indices(text):
+    with pytest.raises(UserError, match="are no indices"):
+        parse_numbers(text, "layers")

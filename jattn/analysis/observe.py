@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jattn.data import Dataset
@@ -78,7 +79,7 @@ def parse_examples(text: str, dataset: Dataset, split: str) -> np.ndarray:
 def prepared(experiment: Experiment, split: str, examples: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The batch of these examples as stored, and its inputs as the model gets them, in evaluation."""
     batch = experiment.dataset.examples(split, examples, np.zeros_like(examples))
-    inputs = experiment.dataset.prepare(batch["inputs"], examples.astype(np.int32), None)
+    inputs = experiment.dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(examples, jnp.int32), None)
     return batch, np.asarray(inputs)
 
 
@@ -108,8 +109,7 @@ def observe(
     for layer in chosen:
         if layer >= depth:
             raise UserError(f"layer {layer} does not exist: the model has layers 0 to {depth - 1}")
-    batch, inputs = prepared(experiment, split, examples)
-    del batch
+    _, inputs = prepared(experiment, split, examples)
     params = jax.device_get(params)
 
     def weights_of(params: PyTree, x: Any) -> list[jax.Array]:

@@ -59,8 +59,9 @@ def report(selection: Selection) -> Report:
 
 
 TOTALS = ("keys", "keys_of_all", "removed", "span", "flops", "flops_of_all", "flops_saved", "time_saved")
-"""Unmasked keys a head and query and what they would be without spans, mean over heads; share that the wave masks; mean
-span; FLOPs of attention a sequence by count, with these spans and with every key; the share saved, of these and of the measured time of a whole evaluation step."""
+"""Unmasked keys a head and query, mean over heads; what they would be without spans; share that the wave masks; mean
+span; FLOPs of attention a sequence by count, with these spans and with every key; the share saved, of these and of the
+measured time of a whole evaluation step."""
 
 
 def time_saved(trained: Trained, split: str, batches: int) -> dict[str, float]:

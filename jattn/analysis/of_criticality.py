@@ -163,9 +163,18 @@ def _ratio(found: Mapping[str, float] | None) -> str | None:
 
 
 def _spectra_table(found: Mapping[str, Mapping[str, Any]]) -> Any:
-    columns = ("matrix", "shape", "exponent", "± error", "largest / random edge", "outside", "stable rank")
+    columns = (
+        "matrix",
+        "shape",
+        "exponent",
+        "± error",
+        "in the tail",
+        "largest / random edge",
+        "outside",
+        "stable rank",
+    )
     rows = [
-        [name, "x".join(map(str, of["shape"])), of["alpha"], of["error"], of["largest"] / of["edge"]]
+        [name, "x".join(map(str, of["shape"])), of["alpha"], of["error"], of["tail"], of["largest"] / of["edge"]]
         + [of[q] for q in ("outside", "stable_rank")]
         for name, of in found.items()
     ]

@@ -159,7 +159,7 @@ def test_adaptive(tmp_path):
     assert wave["totals"]["keys"] == pytest.approx((1 - wave["totals"]["removed"]) * pairs / 16)
 
 
-@pytest.mark.parametrize("name", ("convnn", "conv1d", "super", "branching_attention"))
+@pytest.mark.parametrize("name", ["convnn", "conv1d", "super", "branching_attention"])
 def test_mechanisms_of_other_kinds_have_weights(name):
     """Abstractly: shapes are those of (N, H, T, S) and come where they are looked for."""
     config = runs.get_config("digits_vit", f"{name},smoke")

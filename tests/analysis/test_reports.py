@@ -32,7 +32,7 @@ SEEN = Observed(
 def test_sweep_of_temperature():
     found = of_criticality.sweep(WEIGHTS[0], SEEN)
     entropies = [at["entropy"] for at in found]
-    assert entropies == sorted(entropies)
+    assert np.all(np.diff(entropies) > 0)
     as_trained = next(at for at in found if at["temperature"] == 1.0)
     own = patterns.of_layer(WEIGHTS[0], SEEN.real, SEEN.allowed)
     assert as_trained["entropy"] == pytest.approx(own["entropy"].mean(), rel=1e-6)
@@ -45,7 +45,7 @@ def test_cascades_reach_no_more_than_there_is():
     of_criticality._cascades(made, SEEN)
     sizes = made.values["cascades"]["sizes"]
     assert len(sizes) == N * T
-    assert 1 <= sizes.min()
+    assert sizes.min() >= 1
     assert 1 < sizes.max() <= 1 + 2 * T
 
 

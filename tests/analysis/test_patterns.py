@@ -112,36 +112,46 @@ def test_by_position():
     assert np.isnan(nobody["entropy"][:, 6]).all()
 
 
-def gram_cka(x, y):
-    """From the definition: alignment of the centred matrices of inner products."""
-    n = len(x)
-    centre = np.eye(n) - np.ones((n, n)) / n
-    k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    return np.trace(k @ m) / math.sqrt(np.trace(k @ k) * np.trace(m @ m))
+def hsic(k, m):
+    """The unbiased estimator of Song et al. 2012, equation 5."""
+    n, one = len(k), np.ones(len(k))
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    return np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one)
 
 
-def test_cka_is_the_alignment_of_inner_products():
-    x, y = RNG.normal(size=(11, 3)), RNG.normal(size=(11, 5))
-    wide = RNG.normal(size=(11, 17))
-    assert similarity.cka(x, y) == pytest.approx(gram_cka(x, y), rel=1e-10)
-    assert similarity.cka(x, wide) == pytest.approx(gram_cka(x, wide), rel=1e-10)
+def by_definition(x, y):
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def test_cka_is_that_of_the_unbiased_estimator():
+    x, y = RNG.normal(size=(11, 3)), RNG.normal(size=(11, 17))
+    y[:, :3] += x
+    assert similarity.cka(x, y) == pytest.approx(by_definition(x, y), rel=1e-9)
 
 
 def test_cka_ignores_turning_scaling_and_shifting():
     x = RNG.normal(size=(11, 3))
     turn = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
     assert similarity.cka(x, 5.0 * x @ turn + 1.0) == pytest.approx(1.0)
-    assert similarity.cka(x, np.ones((11, 3))) == 0.0
+    assert similarity.cka(x, np.full((11, 3), np.float32(1 / 3))) == 0.0
+    assert similarity.cka(x, 0.1 + 1e-9 * x) == 0.0
+    assert math.isnan(similarity.cka(x[:3], x[:3]))
+
+
+def test_cka_of_many_features_of_few_rows_is_not_high_by_itself():
+    x, y = RNG.normal(size=(2, 40, 400))
+    assert abs(similarity.cka(x, y)) < 0.1
 
 
 def test_similarity_between_heads_and_layers():
     layers = [WEIGHTS, softmax(RNG.normal(size=(N, H, T, S)))]
     found = similarity.between_heads(layers, REAL)
     rows = [layer[:, h][REAL] for layer in layers for h in range(H)]
-    np.testing.assert_allclose(found, [[gram_cka(x, y) for x in rows] for y in rows], rtol=1e-9)
+    np.testing.assert_allclose(found, [[by_definition(x, y) for x in rows] for y in rows], rtol=1e-8)
     wide = [np.concatenate([layer[:, h][REAL] for h in range(H)], -1) for layer in layers]
-    np.testing.assert_allclose(similarity.between_layers(layers, REAL)[0, 1], gram_cka(*wide), rtol=1e-9)
-    assert np.all(similarity.between_heads(layers, REAL, rows=5).diagonal() == pytest.approx(1.0))
+    np.testing.assert_allclose(similarity.between_layers(layers, REAL)[0, 1], by_definition(*wide), rtol=1e-8)
+    np.testing.assert_allclose(similarity.between_heads(layers, REAL, rows=5).diagonal(), 1.0)
 
 
 def test_rollout_follows_paths():

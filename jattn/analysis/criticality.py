@@ -68,11 +68,10 @@ def correlation_length(correlations: np.ndarray, floor: float = 0.05) -> float:
 
 
 def strong_links(weights: np.ndarray, allowed: np.ndarray, strong: float = STRONG) -> np.ndarray:
-    """bool (T, S): the query gives the key at least `strong` times an equal share, by the mean of heads; none where
-    it has one key only."""
+    """bool (T, S): the query gives the key at least `strong` times an equal share, by the mean over heads (H, T, S)."""
     p = shares(weights).mean(0)
     keys = np.maximum(allowed.sum(-1, keepdims=True), 1)
-    return (p >= strong / keys) & (keys > 1) & allowed
+    return (p >= strong / keys) & allowed
 
 
 def cascade_sizes(links: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray:

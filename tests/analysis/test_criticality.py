@@ -117,14 +117,19 @@ def test_cascades_merge_and_end():
     # 0 and 1 feed the same place; 2 feeds none.
     links = [np.array([[1, 1, 0], [0, 0, 0], [0, 0, 0]]), np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0]])]
     np.testing.assert_array_equal(criticality.cascade_sizes(links), [4, 4, 1])
+    # 0 feeds two places, and both of them one: it is reached once.
+    diamond = [np.array([[1, 0], [1, 0]]), np.array([[1, 1], [0, 0]])]
+    np.testing.assert_array_equal(criticality.cascade_sizes(diamond), [4, 1])
 
 
 def test_strong_links():
-    weights = np.array([[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.8, 0.1, 0.1]]])
-    allowed = np.tril(np.ones((3, 3), bool))
-    np.testing.assert_array_equal(
-        criticality.strong_links(weights, allowed, 1.5), [[False] * 3, [False] * 3, [True, False, False]]
+    weights = np.array(
+        [[[1.0, 0.0, 0.0], [0.8, 0.2, 0.0], [0.1, 0.6, 0.3]], [[1.0, 0.0, 0.0], [0.8, 0.2, 0.0], [0.5, 0.4, 0.1]]]
     )
+    allowed = np.tril(np.ones((3, 3), bool))
+    # Means over heads are 0.8 of two keys, and 0.3, 0.5 and 0.2 of three.
+    links = [[False] * 3, [True, False, False], [False, True, False]]
+    np.testing.assert_array_equal(criticality.strong_links(weights, allowed, 1.45), links)
 
 
 def test_a_gaussian_matrix_ends_at_the_marchenko_pastur_edge():

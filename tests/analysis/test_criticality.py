@@ -123,9 +123,8 @@ def test_cascades_merge_and_end():
 
 
 def test_strong_links():
-    weights = np.array(
-        [[[1.0, 0.0, 0.0], [0.8, 0.2, 0.0], [0.1, 0.6, 0.3]], [[1.0, 0.0, 0.0], [0.8, 0.2, 0.0], [0.5, 0.4, 0.1]]]
-    )
+    own = [[1.0, 0.0, 0.0], [0.8, 0.2, 0.0], [0.5, 0.4, 0.1]]
+    weights = np.array([own, [*own[:2], [0.1, 0.6, 0.3]]])
     allowed = np.tril(np.ones((3, 3), bool))
     # Means over heads are 0.8 of two keys, and 0.3, 0.5 and 0.2 of three.
     links = [[False] * 3, [True, False, False], [False, True, False]]

@@ -2,14 +2,18 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from jattn.analysis import of_criticality, patterns, pictures, report
+from jattn.analysis import of_criticality, of_patterns, patterns, pictures, report
 from jattn.analysis.observe import Observed, parse_numbers
+from jattn.analysis.rollout import rollout
 from jattn.errors import UserError
+from jattn.models.classifier import TextClassifier
+from jattn.models.language_model import LanguageModel
 
 N, H, T = 4, 2, 12
 LOWER = np.tril(np.ones((T, T), bool))
@@ -75,6 +79,40 @@ def test_tokens_are_coloured_in_proportion_and_escaped():
     page = pictures.coloured_tokens("t", [("h", ["a", "<b>"], np.array([0.1, 0.4]))])
     assert "&lt;b&gt;" in page
     assert re.findall(r"rgba\(255,120,0,([\d.]+)\)", page) == ["0.250", "1.000"]
+
+
+def shown(page):
+    """Of each heading the tokens and the weights that the mouse shows."""
+    parts = re.findall(r"<h2>(.*?)</h2>\n<p>(.*?)</p>", page)
+    return {heading: re.findall(r'title="([\d.]+)"[^>]*>([^<]*)<', text) for heading, text in parts}
+
+
+def rolled(seen, model):
+    """The page of tokens of a model of text."""
+    made = report.Report({})
+    of_patterns._roll(made, seen, SimpleNamespace(model=model, dataset=SimpleNamespace(fitted=None)))
+    return shown(made.pages["tokens"])
+
+
+def test_texts_are_coloured_by_what_their_last_token_reads():
+    tokens = np.arange(N * T).reshape(N, T)
+    found = rolled(SEEN._replace(inputs=tokens), LanguageModel(vocab_size=50, depth=2, num_heads=H))
+    expected = rollout(WEIGHTS)[3, -1]
+    assert found["example 3: rollout of its last token"] == [
+        (f"{w:.4f}", f"{t} ") for t, w in zip(tokens[3], expected, strict=True)
+    ]
+
+
+def test_padding_and_the_class_token_are_no_text():
+    # 11 tokens behind a class token, the last 4 of them padding.
+    real = np.broadcast_to(np.arange(T) < 8, (N, T))
+    tokens = np.broadcast_to(np.arange(1, T), (N, T - 1))
+    model = TextClassifier(vocab_size=50, num_outputs=2, depth=2, num_heads=H, pooling="class_token")
+    found = rolled(SEEN._replace(inputs=tokens, real=real), model)
+    expected = rollout(WEIGHTS)[0, 0, 1:8]
+    assert found["example 0: rollout of its class token"] == [
+        (f"{w:.4f}", f"{t} ") for t, w in zip(range(1, 8), expected, strict=True)
+    ]
 
 
 def test_files(tmp_path):

@@ -31,7 +31,7 @@ def report(selection: Selection) -> Report:
     """
     arms = {}
     for workdir, name in names(selection.workdirs).items():
-        trained = selection.open(workdir)
+        trained = selection.open(workdir, reads_data=selection.timed_batches > 0)
         arms[name] = of_run(workdir, trained)
         if selection.timed_batches and arms[name]["adaptive"]:
             arms[name]["totals"] |= time_saved(trained, selection.split, selection.timed_batches)

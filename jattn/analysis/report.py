@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jattn.training.run import explained, write_atomically
+from jattn.errors import UserError
+from jattn.training.run import write_atomically
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ def write(report: Report, folder: Path, name: str) -> list[Path]:
     """
     text = json.dumps(plain(report.values | {"notes": report.notes}), indent=1, allow_nan=False) + "\n"
     paths = [folder / f"{name}.json"]
-    with explained(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(paths[0], text)
         if report.arrays:
@@ -56,6 +57,10 @@ def write(report: Report, folder: Path, name: str) -> list[Path]:
         for figure, drawn in report.figures.items():
             paths.append(folder / f"{name}-{figure}.png")
             drawn.savefig(paths[-1], dpi=120)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}): choose another folder with --out"
+        ) from error
     return paths
 
 

@@ -31,9 +31,9 @@ class Selection:
     heads: tuple[int, ...] | None = None
     timed_batches: int = 0
 
-    def open(self, workdir: Path) -> Trained:
-        """A run at the checkpoint. Raises UserError if there is none."""
-        return open_trained(workdir, self.checkpoint)
+    def open(self, workdir: Path, *, reads_data: bool = True) -> Trained:
+        """A run at the checkpoint, see `open_trained`. Raises UserError if there is none."""
+        return open_trained(workdir, self.checkpoint, reads_data=reads_data)
 
     def examples(self, experiment: Experiment) -> np.ndarray:
         """Indices of the examples. Raises UserError if they do not exist."""

@@ -63,7 +63,8 @@ def test_examples(trained):
 
 
 def test_every_file_of_a_run(run, capsys):
-    assert main(["analyze", "--workdir", str(run), "--what", "patterns", "dynamics", "--examples=3"]) == 0
+    what = ["patterns", "dynamics", "energies", "criticality"]
+    assert main(["analyze", "--workdir", str(run), "--what", *what, "--examples=3"]) == 0
     folder = run / "analysis"
     written = json.loads((folder / "patterns.json").read_text())
     assert np.asarray(written["rollout"]).sum((1, 2)) == pytest.approx([1.0] * 3)
@@ -72,6 +73,11 @@ def test_every_file_of_a_run(run, capsys):
     assert dynamics["steps"] == sorted(int(p.name) for p in (run / "checkpoints").iterdir())
     of_best = dynamics["layers"]["0"]["entropy"][dynamics["steps"].index(written["step"])]
     assert of_best == pytest.approx(written["layers"][0]["entropy"])
+    energies = json.loads((folder / "energies.json").read_text())
+    assert np.mean(energies["energy_of_examples"]) == pytest.approx(energies["energy"][0])
+    critical = json.loads((folder / "criticality.json").read_text())
+    assert len(critical["growth"]["per_layer"]) == len(critical["sweep"]) == 1
+    assert len(critical["cascades"]["sizes"]) == 3 * 16
     drawn = {path.stem for path in folder.glob("*.png")}
     assert {f"patterns-{name}" for name in ("maps", "spread", "example0", "heads", "similarity", "rollout")} <= drawn
     assert "softmax" in capsys.readouterr().out

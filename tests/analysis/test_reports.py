@@ -127,7 +127,7 @@ def test_files(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
+    with pytest.raises(UserError, match="choose another folder with --out"):
         report.write(report.Report({}), tmp_path / "file", "n")
 
 

@@ -52,7 +52,7 @@ def with_and_without(
     model: Transformer, params: PyTree, inputs: Any, seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The states of both, changed in a random direction, the same at every call of this seed."""
-    shape = jax.eval_shape(lambda: states(model, params, inputs))[0].shape
+    shape = jax.eval_shape(lambda params, x: states(model, params, x), params, inputs)[0].shape
     kick = jax.random.normal(jax.random.key(seed), shape)
     run = jax.jit(lambda params, x, kick: (states(model, params, x), states(model, params, x, kick)))
     return jax.device_get(run(params, inputs, kick))

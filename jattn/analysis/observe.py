@@ -10,6 +10,7 @@ import numpy as np
 from jattn.data import Dataset
 from jattn.errors import UserError
 from jattn.models.transformer import Transformer
+from jattn.training.attention_log import real_tokens
 from jattn.training.setup import Experiment
 from jattn.types import PyTree
 
@@ -134,7 +135,7 @@ def observe(
         found = jax.device_get(compiled(params, x[None]))
         rows.append([np.asarray(layer[0, h], np.float32) for layer, h in zip(found, own, strict=True)])
     kept = [i for i, h in enumerate(own) if h]
-    real = _real(model, inputs, shapes[0][1])
+    real = np.asarray(real_tokens(model, inputs, shapes[0][1]))
     allowed = np.broadcast_to(real[:, None, :], (*real.shape, real.shape[1]))
     return Observed(
         examples=examples,
@@ -151,11 +152,3 @@ def observe(
 def has_class_token(model: Transformer) -> bool:
     """Whether token 0 is one that the model put there."""
     return getattr(model, "pooling", None) == "class_token"
-
-
-def _real(model: Transformer, inputs: np.ndarray, length: int) -> np.ndarray:
-    padding = getattr(model, "padding_token", None)
-    if model.kind != "text" or padding is None:
-        return np.ones((len(inputs), length), bool)
-    real = inputs != padding
-    return np.pad(real, ((0, 0), (1, 0)), constant_values=True) if has_class_token(model) else real

@@ -19,7 +19,7 @@ def report(selection: Selection) -> Report:
     for workdir, name in named.items():
         language = read_config(workdir).model.name == "language_model"
         found[name] = curves(workdir, perplexity=language)
-    over = {name: of for name, of in laid_over(found).items() if name not in LEFT_OUT}
+    over = {name: of for name, of in laid_over(found).items() if name not in LEFT_OUT and not _is_pattern(name)}
     numbers = {
         name: {run: summary(curve, higher=name.endswith("accuracy")) for run, curve in of.items()}
         for name, of in over.items()
@@ -38,5 +38,10 @@ def report(selection: Selection) -> Report:
     logarithmic = [name for name in over if name.endswith(("/perplexity", "/grad_norm"))]
     made.figures["curves"] = pictures.lines(over, "step", log_y=logarithmic)
     if not any(name.endswith("/energy") for name in over):
-        made.notes.append("no run logged energies: a run does whose optim.attention_informed is not off")
+        made.notes.append("no run logged energies: --config.logging.attention_every=100 makes one do so")
     return made
+
+
+def _is_pattern(name: str) -> bool:
+    """Whether a column is one of those that `--what=dynamics` draws; energies belong here too."""
+    return name.startswith("attention/") and not name.endswith("/energy")

@@ -1,12 +1,16 @@
-"""`--what dynamics`: the statistics of patterns at each checkpoint that a run has kept."""
+"""`--what dynamics`: the statistics of patterns at each checkpoint that a run has kept, and those that it has logged."""
+
+from pathlib import Path
 
 from jattn.analysis import patterns, pictures
+from jattn.analysis.convergence import METRICS
 from jattn.analysis.observe import observe
 from jattn.analysis.report import Report, table
 from jattn.analysis.selection import Selection
 from jattn.config import Config
 from jattn.errors import UserError
 from jattn.training.checkpoint import Checkpoints
+from jattn.training.metrics import read_csv
 from jattn.training.run import read_config
 from jattn.training.trained import open_trained
 
@@ -14,7 +18,7 @@ SHOWN = ("entropy", "keys", "distance", "diagonal", "first", "top_1", "sparsity"
 
 
 def report(selection: Selection) -> Report:
-    """Each layer's statistics, means over its heads, at each step on the same examples.
+    """Each layer's statistics, means over its heads, at each step on the same examples; beside them the log.
 
     Raises:
       UserError: there is no checkpoint, or one was asked for.
@@ -57,8 +61,32 @@ def report(selection: Selection) -> Report:
         },
         "step",
     )
+    if log := logged(workdir):
+        made.values["log"] = log
+        panels = {
+            name: {f"layer {layer}": (of["step"], of["value"]) for layer, of in layers.items()}
+            for name, layers in log.items()
+        }
+        made.figures["log"] = pictures.lines(panels, "step")
+    else:
+        made.notes.append("--config.logging.attention_every=100 logs these statistics while a run is trained")
     if len(steps) < 3:
         made.notes.append(
             f"the run has kept {len(steps)} checkpoints: train with a larger --config.checkpoint.keep to see more"
         )
     return made
+
+
+def logged(workdir: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """What `jattn.training.attention_log` wrote: statistic -> layer -> step and value; empty if nothing."""
+    path = workdir / METRICS
+    columns = read_csv(path) if path.exists() and path.stat().st_size else {}
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for column, values in columns.items():
+        if column.startswith("attention/block_"):
+            _, block, name = column.split("/")
+            points = [(s, v) for s, v in zip(columns["step"], values, strict=True) if v is not None]
+            if points:
+                steps, numbers = map(list, zip(*points, strict=True))
+                found.setdefault(name, {})[block.removeprefix("block_")] = {"step": steps, "value": numbers}
+    return found

@@ -36,6 +36,8 @@ class Journal:
         self._plan, self._config = experiment.plan, experiment.config
         self._params = experiment.parallel.abstract_state.params
         self._valid_names = experiment.validation_metrics
+        looks = experiment.attention_log
+        self._attention_names = () if looks is None else looks.names
         self._records, self._console = records, console
         self._means = RunningMeans(remembered["sums"] if remembered else None)
         self._voided_in_a_row = remembered["voided_in_a_row"] if remembered else 0
@@ -83,16 +85,24 @@ class Journal:
                 "optim.clip_norm, or allow more with max_nonfinite_steps"
             )
 
-    def row(self, step: int, valid: Validation | None, texts: Sequence[Sample] = ()) -> None:
-        """Writes the row of a step, if training metrics are due or `valid` has been measured, and samples of text."""
+    def row(
+        self,
+        step: int,
+        valid: Validation | None,
+        texts: Sequence[Sample] = (),
+        attention: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes the row of a step, if training metrics are due or `valid` or `attention` has been measured, and
+        samples of text."""
         logged = self._plan.due(step, self._plan.log_every)
-        if logged or valid is not None:
+        if logged or valid is not None or attention is not None:
             names = self._means.names()
             means = self._means.take() if logged else dict.fromkeys(names)
             row = {"epoch": step / self._plan.steps_per_epoch} | {f"train/{name}": means[name] for name in names}
             row["train/voided_steps"] = self._voided if logged else None
             found = {} if valid is None else valid.measures
             row |= {f"valid/{name}": found.get(name) for name in self._valid_names}
+            row |= {name: None if attention is None else attention[name] for name in self._attention_names}
             self.last |= {name: value for name, value in ({"step": step} | row).items() if value is not None}
             rate = self._rate(step) if logged else None
             self._records.write(step, row, self._timing(rate, valid), [sample.shown for sample in texts])
@@ -106,7 +116,7 @@ class Journal:
             self._console.say(f"step {step}/{self._plan.total}  {numbers}")
         for number, sample in enumerate(texts):
             self._console.say(f"step {step}/{self._plan.total}  sample {number}: {sample}")
-        if valid is not None or texts:
+        if valid is not None or texts or attention is not None:
             self._mark = (step, time.perf_counter())  # speed is that of training alone
 
     def _rate(self, step: int) -> float | None:

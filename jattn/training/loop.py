@@ -98,15 +98,18 @@ def train(
             validating = plan.due(step, plan.validate_every)
             saving = plan.due(step, plan.checkpoint_every) or stopping
             sampling = plan.due(step, plan.sample_every)
-            if not (validating or saving or sampling):
+            looking = plan.due(step, plan.attention_every)
+            if not (validating or saving or sampling or looking):
                 continue
             journal.read(step, unread)
-            unread, valid, texts = None, None, []
+            unread, valid, texts, attention = None, None, [], None
             if validating:
                 valid = validate(experiment, evaluated_params(state))
             if sampling:
                 texts = experiment.sampler(step, evaluated_params(state))
-            journal.row(step, valid, texts)
+            if looking:
+                attention = experiment.attention_log(evaluated_params(state))
+            journal.row(step, valid, texts, attention)
             if saving:
                 found = None if valid is None else {f"valid/{name}": value for name, value in valid.measures.items()}
                 checkpoints.save(step, state, _info(experiment, step, records, journal), found)

@@ -13,7 +13,8 @@ from jattn.errors import UserError, unknown
 from jattn.models.transformer import Transformer
 from jattn.optim.build import Optimizer
 from jattn.optim.build import build as build_optimizer
-from jattn.training import initialization, losses, measures, parallel, samples
+from jattn.training import attention_log, initialization, losses, measures, parallel, samples
+from jattn.training.attention_log import AttentionLog
 from jattn.training.parallel import Parallel
 from jattn.training.samples import Sampler
 from jattn.training.step import make_train_step
@@ -28,8 +29,8 @@ class Plan:
     Attributes:
       total: length of the run.
       steps_per_epoch: batches in a pass over the training split, a fraction included.
-      validate_every, checkpoint_every, log_every, sample_every: intervals; all four also happen at the end. No texts
-        are sampled where the last is None.
+      validate_every, checkpoint_every, log_every, sample_every, attention_every: intervals; all also happen at the
+        end. No texts are sampled, no attention is looked at, where theirs is None.
     """
 
     total: int
@@ -38,6 +39,7 @@ class Plan:
     checkpoint_every: int
     log_every: int
     sample_every: int | None
+    attention_every: int | None
 
     def due(self, step: int, every: int | None) -> bool:
         """Whether something that happens every so many steps (None: never) happens after this one."""
@@ -57,6 +59,7 @@ class Experiment:
       plan: intervals.
       validation_metrics: names of what validation measures.
       sampler: writes texts while the model is trained; None = none are asked for.
+      attention_log: looks at attention while the model is trained; None = it is not asked for.
     """
 
     config: Config
@@ -67,6 +70,7 @@ class Experiment:
     plan: Plan
     validation_metrics: tuple[str, ...]
     sampler: Sampler | None
+    attention_log: AttentionLog | None
 
 
 def build(config: Config, dataset: Dataset | None = None) -> Experiment:
@@ -96,7 +100,8 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     if config.validation.split not in VALIDATION_SPLITS:
         raise unknown("validation.split", config.validation.split, VALIDATION_SPLITS)
     sampler = samples.build(config, dataset, model)
-    return Experiment(config, dataset, model, optimizer, steps, plan, names, sampler)
+    looks = attention_log.build(config, dataset, model, steps.abstract_state.params)
+    return Experiment(config, dataset, model, optimizer, steps, plan, names, sampler, looks)
 
 
 def make_plan(config: Config, train_size: int) -> Plan:
@@ -119,6 +124,7 @@ def make_plan(config: Config, train_size: int) -> Plan:
         ("checkpoint.keep", config.checkpoint.keep),
         ("logging.every", config.logging.every),
         ("logging.sample_every", config.logging.sample_every),
+        ("logging.attention_every", config.logging.attention_every),
         ("logging.sample_count", config.logging.sample_count),
         ("logging.sample_tokens", config.logging.sample_tokens),
     ):
@@ -139,6 +145,7 @@ def make_plan(config: Config, train_size: int) -> Plan:
         checkpoint_every=validate_every if config.checkpoint.every is None else config.checkpoint.every,
         log_every=config.logging.every,
         sample_every=config.logging.sample_every,
+        attention_every=config.logging.attention_every,
     )
 
 

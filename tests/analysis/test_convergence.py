@@ -7,6 +7,7 @@ import pytest
 
 from jattn import config_json
 from jattn.__main__ import main
+from jattn.analysis import of_dynamics
 from jattn.analysis.convergence import curves, laid_over, names, summary
 from jattn.config import Config, ModelConfig
 from jattn.errors import UserError
@@ -64,6 +65,15 @@ def test_names_tell_runs_apart(tmp_path):
     assert list(names(paths).values()) == ["x/seed0", "y/seed0"]
     with pytest.raises(UserError, match="same run twice"):
         names([paths[0], paths[0]])
+
+
+def test_statistics_in_the_log(logged):
+    assert of_dynamics.logged(logged / "a") == {}
+    log = "step,attention/block_0/entropy,attention/block_1/entropy\n5,1.5,2.5\n7,,\n10,1.0,2.0\n"
+    (logged / "a" / "metrics.csv").write_text(log)
+    assert of_dynamics.logged(logged / "a") == {
+        "entropy": {"0": {"step": [5.0, 10.0], "value": [1.5, 1.0]}, "1": {"step": [5.0, 10.0], "value": [2.5, 2.0]}}
+    }
 
 
 def test_command(logged, capsys):

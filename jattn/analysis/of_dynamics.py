@@ -1,4 +1,4 @@
-"""`--what dynamics`: the statistics of patterns at each checkpoint that a run has kept, and those that it has logged."""
+"""`--what dynamics`: the statistics of patterns at each checkpoint that a run has kept, and those in its log."""
 
 from pathlib import Path
 

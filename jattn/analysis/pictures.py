@@ -15,7 +15,8 @@ PANELS = 96
 
 
 def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequence[Sequence[int]], title: str) -> Figure:
-    """One panel a head, one row a layer, darker = more weight, each scaled to its own largest entry.
+    """One panel a head, one row a layer, darker = more, each query (row of a map) scaled to its own largest key: later
+    queries of a causal map spread over more keys, and would be white beside the first.
 
     Args:
       maps: of each layer, (H, T, S).
@@ -32,12 +33,14 @@ def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequenc
             if column >= len(heads[row]):
                 axes.axis("off")
                 continue
-            axes.imshow(maps[row][column], cmap="Greys", vmin=0, interpolation="nearest")
+            seen = maps[row][column]
+            largest = np.maximum(seen.max(-1, keepdims=True), np.finfo(np.float64).tiny)
+            axes.imshow(seen / largest, cmap="Greys", vmin=0, vmax=1)
             if row == 0:
                 axes.set_title(f"head {heads[row][column]}", fontsize=8)
             if column == 0:
                 axes.set_ylabel(f"layer {layers[row]}", fontsize=8)
-    figure.suptitle(f"{title} (across: keys, down: queries)", fontsize=9)
+    figure.suptitle(f"{title} (across: keys, down: queries, each scaled to its largest)", fontsize=9)
     return figure
 
 

@@ -42,8 +42,13 @@ def seen(trained):
 
 def test_statistics_are_those_of_the_fast_path(trained, seen):
     inputs = jnp.asarray(prepared(trained.experiment, "valid", EXAMPLES)[1])
-    _, sown = trained.experiment.model.apply({"params": trained.params}, inputs, mutable=["intermediates"])
-    rows = sown["intermediates"]["block_0"]["attention"]["statistics"][0]
+
+    @jax.jit
+    def statistics(params, x):
+        _, sown = trained.experiment.model.apply({"params": params}, x, mutable=["intermediates"])
+        return sown["intermediates"]["block_0"]["attention"]["statistics"][0]
+
+    rows = jax.device_get(statistics(trained.params, inputs))
     found = patterns.of_layer(seen.weights[0], seen.real, seen.allowed)
     for name, of_core in (("entropy", "entropy"), ("distance", "distance"), ("first", "first"), ("top_1", "largest")):
         np.testing.assert_allclose(found[name], np.mean(getattr(rows, of_core), (0, 2)), rtol=1e-4, err_msg=name)
@@ -112,7 +117,7 @@ def test_energies_and_curvature(trained):
         logits = experiment.model.apply({"params": trained.params | {"block_0": block}}, inputs[n][None])
         return -jax.nn.log_softmax(logits)[0, batch["targets"][n]]
 
-    rows = jax.vmap(jax.grad(loss), (None, 0))(trained.params["block_0"], jnp.arange(3))
+    rows = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(trained.params["block_0"], jnp.arange(3))
     flat = np.concatenate([np.reshape(leaf, (3, -1)) for leaf in jax.tree.leaves(rows)], 1)
     np.testing.assert_allclose(found.squared_gradient[:, 0], (flat**2).sum(1), rtol=1e-3)
     np.testing.assert_allclose(found.mean_gradient[0], np.linalg.norm(flat.mean(0)), rtol=1e-3)
@@ -134,7 +139,7 @@ def test_a_perturbation_in_a_model_that_changes_nothing(trained):
     inputs = jnp.asarray(prepared(trained.experiment, "valid", EXAMPLES)[1])
     kick = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32))
     embedding = trained.params | {"block_0": jax.tree.map(jnp.zeros_like, trained.params["block_0"])}
-    alone, changed = (states(model, embedding, inputs, k) for k in (None, kick))
+    alone, changed = jax.device_get([states(model, embedding, inputs, k) for k in (None, kick)])
     size = [np.linalg.norm(x.reshape(3, -1), axis=1) for x in (alone[0], changed[0] - alone[0])]
     np.testing.assert_allclose(size[1], SMALL * size[0], rtol=1e-3)
     np.testing.assert_allclose(criticality.growth(alone, changed), 0.0, atol=1e-5)

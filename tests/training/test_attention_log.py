@@ -17,8 +17,7 @@ def logged(tmp_path_factory):
     config = runs.get_config("digits_vit", "smoke")
     config.logging.attention_every = 5
     folder = tmp_path_factory.mktemp("logged") / "run"
-    with runs.compiled_once(tmp_path_factory):
-        train(config, folder)
+    train(config, folder)
     return folder
 
 

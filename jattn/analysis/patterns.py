@@ -118,7 +118,7 @@ def of_layer(weights: Maps, real: np.ndarray, allowed: np.ndarray, tops: Sequenc
     Returns:
       entropy (nats), keys (exp of each row's entropy, mean over rows: the effective number of keys), distance (tokens),
       diagonal, first (share on key 0), top_1, top_4 ..., sparsity, effective_rank, spread (mean of `spread` over
-      entries), stability.
+      the entries that a real query may attend to), stability.
     """
     weights = np.asarray(weights, np.float64)
     p = shares(weights)
@@ -134,9 +134,10 @@ def of_layer(weights: Maps, real: np.ndarray, allowed: np.ndarray, tops: Sequenc
     }
     found = {name: mean_over_rows(values, p, real) for name, values in rows.items()}
     seen = np.where(real[:, None, :, None], weights, 0.0)
+    met = (real[:, :, None] & allowed).any(0)
     return found | {
         "effective_rank": effective_rank(seen).mean(0),
-        "spread": spread(weights, real).mean((1, 2)),
+        "spread": spread(weights, real)[:, met].mean(1),
         "stability": stability(weights, real),
     }
 

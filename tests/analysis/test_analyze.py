@@ -48,7 +48,7 @@ def test_statistics_are_those_of_the_fast_path(trained, seen):
         _, sown = trained.experiment.model.apply({"params": params}, x, mutable=["intermediates"])
         return sown["intermediates"]["block_0"]["attention"]["statistics"][0]
 
-    rows = jax.device_get(statistics(trained.params, inputs))
+    rows = statistics(trained.params, inputs)
     found = patterns.of_layer(seen.weights[0], seen.real, seen.allowed)
     for name, of_core in (("entropy", "entropy"), ("distance", "distance"), ("first", "first"), ("top_1", "largest")):
         np.testing.assert_allclose(found[name], np.mean(getattr(rows, of_core), (0, 2)), rtol=1e-4, err_msg=name)

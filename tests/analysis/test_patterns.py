@@ -92,6 +92,12 @@ def test_mean_map_and_spread():
         assert spread[h, t, s] == pytest.approx(np.std(values), abs=1e-9)
 
 
+def test_spread_of_a_head_is_that_of_what_is_within_reach():
+    found, spread = patterns.of_layer(WEIGHTS, REAL, ALLOWED)["spread"], patterns.spread(WEIGHTS, REAL)
+    pairs = [(t, s) for t in range(T) for s in range(t + 1)]
+    np.testing.assert_allclose(found, [np.mean([spread[h, t, s] for t, s in pairs]) for h in range(H)])
+
+
 def test_stability_of_fixed_and_of_disjoint_patterns():
     fixed = np.broadcast_to(WEIGHTS[:1], WEIGHTS.shape)
     real = np.ones((N, T), bool)

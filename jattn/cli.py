@@ -303,11 +303,12 @@ def _illegal_value(error: flags.IllegalFlagValueError, line: list[str]) -> UserE
         return UserError(f"config.{name} must be {expected}, not {value!r}")
     if not str(error).startswith("flag --config="):
         return UserError(f"{error}: see --help")
-    cause = error
-    # ml_collections and absl each wrapped what get_config raised; what led to a UserError is no concern of the user's.
-    while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
-    return cause if isinstance(cause, UserError) else _broken_config(cause)
+    chain: list[BaseException] = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    # ml_collections wraps what get_config raised in an error of its class; behind a UserError may be what led to it.
+    mistakes = [cause for cause in chain if isinstance(cause, UserError)]
+    return mistakes[-1] if mistakes else _broken_config(chain[-1])
 
 
 def _broken_config(error: BaseException) -> UserError:

@@ -72,7 +72,7 @@ def test_a_config_selects_a_mechanism_by_name(task):
 def test_layers_of_different_kinds_in_one_model(tmp_path):
     config = smoke("digits_vit", "softmax")
     config.model.depth, config.model.pattern, config.model.layers = 4, "softmax, convnn(K=3)", "1:conv1d, 2:neural"
-    config.steps, config.validation, config.checkpoint = 2, ValidationConfig(2, 1), CheckpointConfig(2)
+    config.steps, config.validation, config.checkpoint = 2, ValidationConfig(every=2, batches=1), CheckpointConfig(every=2)
     last = train(config, tmp_path / "run")
     assert math.isfinite(last["valid/loss"])
     words = [word.split("(")[0] for word in (tmp_path / "run" / "model.txt").read_text().split()]

@@ -168,6 +168,7 @@ def test_softmax_attention_has_the_released_axis_too():
         return weights, module.apply({"params": params}, x)
 
     weights, y = weights_and_output(params, x)
+    params = jax.tree.map(np.asarray, params)
     q, k, v = (
         np.einsum("btc,chd->bhtd", x, params[name]["kernel"]) + params[name]["bias"][:, None]
         for name in ("query", "key", "value")

@@ -11,15 +11,21 @@ import pytest
 from jattn import data, models
 from jattn.attention import MECHANISMS
 from jattn.attention.mechanism import mechanism
-from jattn.config import AttentionConfig, CheckpointConfig, LoggingConfig, ValidationConfig
+from jattn.config import AttentionConfig, CheckpointConfig, LoggingConfig, OptimConfig, ValidationConfig
 from jattn.errors import UserError
 from jattn.evaluation import evaluate
 from jattn.models import LanguageModel
-from jattn.training import setup, train
+from jattn.training import loop, setup, train
 from jattn.training.metrics import read_csv
 from tests import runs
 
 CAUSAL = ("mqar_lm", "python_docs_lm")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Curves take a quarter of a second a run."""
+    monkeypatch.setattr(loop, "plot_curves", lambda metrics, picture: None)
 
 
 def allowed(name, task):
@@ -31,7 +37,7 @@ def smoke(task, name):
     config = runs.get_config(task, "smoke")
     config.model.attention, config.model.depth = AttentionConfig(name), 1
     config.steps = 20
-    config.optim.learning_rate, config.optim.warmup_steps, config.optim.schedule = 1e-2, 1, "constant"
+    config.optim = OptimConfig(name="adam", learning_rate=5e-3, schedule="constant")
     config.validation = ValidationConfig(every=20, batches=1)
     config.checkpoint = CheckpointConfig(every=20)
     config.logging = LoggingConfig(every=5, tensorboard=False)
@@ -72,7 +78,11 @@ def test_a_config_selects_a_mechanism_by_name(task):
 def test_layers_of_different_kinds_in_one_model(tmp_path):
     config = smoke("digits_vit", "softmax")
     config.model.depth, config.model.pattern, config.model.layers = 4, "softmax, convnn(K=3)", "1:conv1d, 2:neural"
-    config.steps, config.validation, config.checkpoint = 2, ValidationConfig(every=2, batches=1), CheckpointConfig(every=2)
+    config.steps, config.validation, config.checkpoint = (
+        2,
+        ValidationConfig(every=2, batches=1),
+        CheckpointConfig(every=2),
+    )
     last = train(config, tmp_path / "run")
     assert math.isfinite(last["valid/loss"])
     words = [word.split("(")[0] for word in (tmp_path / "run" / "model.txt").read_text().split()]

@@ -5,12 +5,11 @@ import re
 import sys
 from typing import Any
 
-from jattn import generate, verify
+from jattn import cli, generate, verify
 from jattn.analysis import command as analyze
 from jattn.bench import attention, gpu, loop, pipeline, report, step, targets
 from jattn.compare import command as compare
 from jattn.data import get, listing
-from jattn.errors import UserError
 from jattn.interop import command as import_command
 from jattn.process import prepare_process
 
@@ -72,11 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; a user's mistake is one sentence and exit code 2."""
     args = _parsed(argv)
     prepare_process()
-    try:
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.exit_code(lambda: args.run(args) or 0)
 
 
 if __name__ == "__main__":

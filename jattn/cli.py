@@ -1,9 +1,10 @@
 """The command lines of train.py and eval.py: flags in, one sentence and an exit code out.
 
 Exit codes: 0 done, or stopped by SIGTERM after saving; 2 a mistake of the user's; 3 training did not stay
-finite; 130 stopped by Ctrl-C.
+finite; 130 stopped by Ctrl-C; 141 nobody reads the output any more.
 """
 
+import os
 import re
 import sys
 import types
@@ -21,7 +22,7 @@ from jattn.errors import UserError, unknown
 from jattn.literals import parse_checkpoint
 from jattn.process import prepare_process
 
-USER_ERROR, NOT_FINITE, INTERRUPTED = 2, 3, 130
+USER_ERROR, NOT_FINITE, INTERRUPTED, OUTPUT_CLOSED = 2, 3, 130, 141
 
 TRAIN_HELP = """\
 Trains a model, or continues an interrupted run; everything it writes is in one folder.
@@ -56,12 +57,12 @@ class Command(NamedTuple):
 
 def train_main(argv: Sequence[str]) -> int:
     """Runs train.py with `sys.argv`; returns the exit code."""
-    return _exit_code(lambda: _train(argv))
+    return exit_code(lambda: _train(argv))
 
 
 def eval_main(argv: Sequence[str]) -> int:
     """Runs eval.py with `sys.argv`; returns the exit code."""
-    return _exit_code(lambda: _evaluate(argv))
+    return exit_code(lambda: _evaluate(argv))
 
 
 def parse_train(argv: Sequence[str]) -> Command | None:
@@ -123,14 +124,22 @@ def default_workdir(config_argument: str) -> Path:
     return Path("runs") / (Path(path).stem + (f"-{suffix}" if suffix else ""))
 
 
-def _exit_code(run: Callable[[], int]) -> int:
+def exit_code(run: Callable[[], int]) -> int:
+    """The exit code of a command, whose mistakes of the user's become one sentence."""
     try:
-        return run()
+        code = run()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (
+        BrokenPipeError
+    ):  # who reads the output, such as `head`, has seen enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
 
 
 def _train(argv: Sequence[str]) -> int:

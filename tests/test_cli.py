@@ -209,6 +209,18 @@ def test_ctrl_c_ends_with_exit_code_130(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_commands_end_quietly_with_ctrl_c_and_where_nobody_reads_on():
+    code = "import sys; from jattn import cli\ndef run():\n    {}\nsys.exit(cli.exit_code(run))"
+    for run, number in (("raise KeyboardInterrupt", 130), ("return print('much' * 100_000) or 0", 141)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code.format(run)], cwd=commands.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == number
+
+
 def parse(*argv):
     return cli.parse_train(["train.py", *argv])
 

@@ -320,7 +320,7 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(tmp_path, monkeypatc
     """From a config, on a mechanism that knows nothing of natural attention; bit for bit."""
     make = data.train_batch
 
-    def train_batch(dataset, seed, n, size, rows):
+    def train_batch(dataset, seed, n, size, rows=slice(None)):
         if n == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return make(dataset, seed, n, size, rows)

@@ -40,10 +40,10 @@ def variables(name):
     return commands.as_users_compile() if name == "plain" else {}
 
 
-def interrupted(cache, name, workdir, number, lines):
-    """Runs until a random one of `lines` lines after the first step, then sends the signal: code, output, errors."""
+def interrupted(cache, name, workdir, number, first, last):
+    """Runs until a random one of its first lines on steps, then sends the signal: code, output, errors."""
     process = commands.start(cache, *command(name, workdir), **variables(name))
-    left = random.randint(1, lines)
+    left = random.randint(first, last)
     output = []
     for line in process.stdout:
         output.append(line)
@@ -61,8 +61,10 @@ class Story:
     def __init__(self, cache, name, folder):
         self.straight, self.run, self.at_stop = folder / "straight", folder / "run", folder / "at_stop"
         self.first = commands.run(cache, *command(name, self.straight), **variables(name))
-        self.killed = interrupted(cache, name, self.run, signal.SIGKILL, 14)
-        self.terminated = interrupted(cache, name, self.run, signal.SIGTERM, 8)
+        self.killed = interrupted(cache, name, self.run, signal.SIGKILL, 1, 14)
+        self.terminated = interrupted(
+            cache, name, self.run, signal.SIGTERM, 6, 10
+        )  # later than step 40, which is saved
         shutil.copytree(self.run, self.at_stop)
         self.last = commands.run(cache, *command(name, self.run), **variables(name))
 

@@ -92,6 +92,8 @@ def _vit_tiny() -> Config:
         positions="sinusoidal",
         pooling="class_token",
         dropout_rate=0.1,
+        embedding_dropout_rate=0.0,
+        mlp_dropout_rate=0.1,
     )
     return _config(model, batch_size=8, learning_rate=5e-4, weight_decay=5e-2)
 
@@ -131,6 +133,7 @@ def _language_model() -> Config:
         positions="sinusoidal_neural",
         embedding_scale=2 + 512**0.5,
         dropout_rate=0.1,
+        mlp_dropout_rate=0.1,
     )
     return _config(model, batch_size=1, learning_rate=3e-4, weight_decay=0.1)
 

@@ -1,5 +1,6 @@
 """The benchmarks of whole steps and of the pipeline that feeds them."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -10,14 +11,31 @@ from jattn.__main__ import parser
 from jattn.bench import results, step
 from jattn.bench.made_pictures import made
 from jattn.bench.shapes import SHAPES, RandomData
-from jattn.config import DataConfig
+from jattn.config import DataConfig, ModelConfig
 from jattn.data import train_batch
 from jattn.data.cifar import CIFAR100
 from jattn.errors import UserError
 from jattn.models.build import build
+from tests import runs
 from tests.data.files import small
 
 TINY = ("--set=model.width=12", "--set=model.depth=1", "--set=model.mlp_dim=8", "--set=data.batch_size=2")
+
+
+# What a benchmark chooses: the mechanism, and no dropout of its weights, which the peers leave out too.
+FREE = {"attention", "layers", "attention_dropout_rate", "initialization", "class_token_std"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe"),
+    [("vit_tiny", "convnn_vit:attention,as_published"), ("language_model", "neural_wikitext103:neural,as_published")],
+)
+def test_built_in_models_are_those_of_the_recipes(shape, recipe):
+    """Every dropout included: a step that drops less than its peer does would win by that."""
+    ours, theirs = SHAPES[shape].config(), runs.get_config(*recipe.split(":"))
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
+    found, expected = ({name: getattr(config.model, name) for name in names} for config in (ours, theirs))
+    assert found == expected
 
 
 def run(*argv):

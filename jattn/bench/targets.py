@@ -4,8 +4,8 @@
     python -m jattn bench targets --only neural span span_wave --repeats 9
 
 Forward and backward, float32, ours and the peer in turn, each in its process. Kernels are measured without
-projections on both sides, steps as a whole. A goal is a ratio: the peer's time over ours, and its scratch memory over ours. They are
-meant for two CPU cores: `--threads 2`.
+projections on both sides, steps as a whole. A goal is a ratio: the peer's time over ours, and its scratch memory over
+ours. They are meant for two CPU cores: `--threads 2`.
 """
 
 import argparse

@@ -79,5 +79,5 @@ def get_config(arg: str = "") -> Config:
         config.data.name, config.data.options, config.data.batch_size = "text", "sequence_length=8", 8
         config.optim.warmup_steps = 2
         config.validation.every = 6
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config

@@ -179,7 +179,7 @@ def for_smoke(config: Config) -> None:
     config.data.batch_size = 8
     config.optim.warmup_steps = 2
     config.validation = ValidationConfig(split=config.validation.split, every=3, batches=2)
-    config.logging = LoggingConfig(every=2, tensorboard=False)
+    config.logging = LoggingConfig(every=2, tensorboard=False, attention_every=None)
     if config.data.name != "digits":
         config.data.name, config.model.patch_size = "image_folder", 8
         config.data.options = "image_size=32, stored_size=32, augmentation='resize, random_crop(padding=4), flip'"

@@ -30,5 +30,5 @@ def get_config(arg: str = "") -> Config:
         config.data.batch_size = 16
         config.optim.warmup_steps = 2
         config.validation = ValidationConfig(every=6)
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config

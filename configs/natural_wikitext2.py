@@ -83,5 +83,5 @@ def get_config(arg: str = "") -> Config:
         config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8, train_lines=30"
         config.validation = ValidationConfig(every=6)
         config.data.eval_batch_size = 8
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config

@@ -131,4 +131,4 @@ def for_smoke(config: Config) -> None:
     config.data.options = f"image_size=16, stored_size=16, augmentation={AUGMENTATION!r}"
     config.optim.step_size = 3
     config.validation = ValidationConfig(split=config.validation.split, every=3, batches=2)
-    config.logging = LoggingConfig(every=2, tensorboard=False)
+    config.logging = LoggingConfig(every=2, tensorboard=False, attention_every=None)

@@ -87,5 +87,5 @@ def get_config(arg: str = "") -> Config:
         config.data.tokenizer, config.data.options = "bpe(vocab_size=300)", "sequence_length=8"
         config.data.batch_size = config.data.eval_batch_size = 8
         config.validation.every = 6
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config

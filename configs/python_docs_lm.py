@@ -53,5 +53,5 @@ def get_config(arg: str = "") -> Config:
         config.data.options, config.data.batch_size = "sequence_length=32", 8
         config.optim.warmup_steps = 2
         config.validation = ValidationConfig(every=6, batches=2)
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config

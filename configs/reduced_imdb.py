@@ -129,7 +129,7 @@ def get_config(arg: str = "") -> Config:
         config.model.width, config.model.num_heads = 16, 2
         config.data.batch_size = config.data.eval_batch_size = 16
         config.validation = ValidationConfig(every=6)
-        config.logging = LoggingConfig(every=4, tensorboard=False)
+        config.logging = LoggingConfig(every=4, tensorboard=False, attention_every=None)
     return config
 
 

@@ -155,7 +155,7 @@ class LoggingConfig:
     sample_count: int = 2  # texts at a time
     sample_tokens: int = 100  # tokens of a text, at most: it ends with the model's context
     sample_prompt: str = ""  # what they continue; "" = beginnings of texts of the validation split
-    attention_every: int | None = None  # steps between two looks at the attention of each layer; None = never
+    attention_every: int | None = 100  # steps between two looks at the attention of each layer; None = never
 
 
 @dataclass

@@ -40,7 +40,7 @@ def smoke(task, name):
     config.optim = OptimConfig(name="adam", learning_rate=5e-3, schedule="constant")
     config.validation = ValidationConfig(every=20, batches=1)
     config.checkpoint = CheckpointConfig(every=20)
-    config.logging = LoggingConfig(every=5, tensorboard=False)
+    config.logging = LoggingConfig(every=5, tensorboard=False, attention_every=None)
     return config
 
 

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn import core
-from jattn.config import Config
-from jattn.data import Dataset, eval_batch
-from jattn.errors import UserError
+from jattn.data import eval_batch
 from jattn.models.transformer import Transformer
+from jattn.training.setup import Experiment
 from jattn.types import Array, Bool, Float, PyTree
 
 EXAMPLES = 8
@@ -40,18 +39,9 @@ class AttentionLog:
         return {name: float(found[name]) for name in self.names}
 
 
-def build(config: Config, dataset: Dataset, model: Transformer, params: PyTree) -> AttentionLog | None:
-    """What `config.logging.attention_every` asks for; None if it asks for none.
-
-    Args:
-      config: of the run.
-      dataset: its data.
-      model: looked at.
-      params: of it, abstract.
-
-    Raises:
-      UserError: no layer attends by scores of pairs, so that there is nothing to log.
-    """
+def build(experiment: Experiment) -> AttentionLog | None:
+    """What `config.logging.attention_every` asks for; None if it asks for none, or no layer scores pairs of tokens."""
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
     if config.logging.attention_every is None:
         return None
     split = config.validation.split
@@ -71,13 +61,9 @@ def build(config: Config, dataset: Dataset, model: Transformer, params: PyTree) 
         return found
 
     compiled = jax.jit(statistics)
+    params = experiment.parallel.abstract_state.params
     shapes = jax.eval_shape(compiled, params, jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]))
-    if not shapes:
-        raise UserError(
-            f"logging.attention_every={config.logging.attention_every} looks at attention, but no layer of the model "
-            "scores pairs of tokens: leave it at None"
-        )
-    return AttentionLog(tuple(shapes), compiled, batch)
+    return AttentionLog(tuple(shapes), compiled, batch) if shapes else None
 
 
 def real_tokens(model: Transformer, inputs: Array | np.ndarray, length: int) -> Bool[Array, "B T"]:

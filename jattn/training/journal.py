@@ -30,14 +30,21 @@ class Journal:
       records: where rows go.
       console: where the user is told.
       remembered: what `remember()` gave at the checkpoint the run continues from, or empty.
+      attention_names: of the numbers that looks at attention give.
     """
 
-    def __init__(self, experiment: Experiment, records: Records, console: Console, remembered: Mapping[str, Any]):
+    def __init__(
+        self,
+        experiment: Experiment,
+        records: Records,
+        console: Console,
+        remembered: Mapping[str, Any],
+        attention_names: Sequence[str] = (),
+    ):
         self._plan, self._config = experiment.plan, experiment.config
         self._params = experiment.parallel.abstract_state.params
         self._valid_names = experiment.validation_metrics
-        looks = experiment.attention_log
-        self._attention_names = () if looks is None else looks.names
+        self._attention_names = attention_names
         self._records, self._console = records, console
         self._means = RunningMeans(remembered["sums"] if remembered else None)
         self._voided_in_a_row = remembered["voided_in_a_row"] if remembered else 0

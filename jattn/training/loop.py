@@ -10,7 +10,7 @@ import jattn
 from jattn import data
 from jattn.config import Config
 from jattn.models import summary
-from jattn.training import processes, setup
+from jattn.training import attention_log, processes, setup
 from jattn.training.checkpoint import Checkpoints
 from jattn.training.curves import plot_curves
 from jattn.training.init_from import initial_weights
@@ -67,8 +67,12 @@ def train(
         records = stack.enter_context(Records(folder, config, info["positions"] if info else {}, start + 1))
         for path in records.short:
             console.warn(f"{path} is shorter than at checkpoint {start}: rows that it had are lost")
-        journal = Journal(experiment, records, console, info["journal"] if info else {})
+        look = attention_log.build(experiment)
+        names = () if look is None else look.names
+        journal = Journal(experiment, records, console, info["journal"] if info else {}, names)
         _introduce(experiment, folder, console, start)
+        if look is None and plan.attention_every is not None:
+            console.say("attention: not logged, since no layer scores pairs of tokens")
         if start >= plan.total:
             console.say(f"nothing to do: {folder} has all of its {plan.total} steps")
             return journal.last
@@ -98,7 +102,7 @@ def train(
             validating = plan.due(step, plan.validate_every)
             saving = plan.due(step, plan.checkpoint_every) or stopping
             sampling = plan.due(step, plan.sample_every)
-            looking = plan.due(step, plan.attention_every)
+            looking = look is not None and plan.due(step, plan.attention_every)
             if not (validating or saving or sampling or looking):
                 continue
             journal.read(step, unread)
@@ -108,7 +112,7 @@ def train(
             if sampling:
                 texts = experiment.sampler(step, evaluated_params(state))
             if looking:
-                attention = experiment.attention_log(evaluated_params(state))
+                attention = look(evaluated_params(state))
             journal.row(step, valid, texts, attention)
             if saving:
                 found = None if valid is None else {f"valid/{name}": value for name, value in valid.measures.items()}

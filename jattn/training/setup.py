@@ -13,8 +13,7 @@ from jattn.errors import UserError, unknown
 from jattn.models.transformer import Transformer
 from jattn.optim.build import Optimizer
 from jattn.optim.build import build as build_optimizer
-from jattn.training import attention_log, initialization, losses, measures, parallel, samples
-from jattn.training.attention_log import AttentionLog
+from jattn.training import initialization, losses, measures, parallel, samples
 from jattn.training.parallel import Parallel
 from jattn.training.samples import Sampler
 from jattn.training.step import make_train_step
@@ -59,7 +58,6 @@ class Experiment:
       plan: intervals.
       validation_metrics: names of what validation measures.
       sampler: writes texts while the model is trained; None = none are asked for.
-      attention_log: looks at attention while the model is trained; None = it is not asked for.
     """
 
     config: Config
@@ -70,7 +68,6 @@ class Experiment:
     plan: Plan
     validation_metrics: tuple[str, ...]
     sampler: Sampler | None
-    attention_log: AttentionLog | None
 
 
 def build(config: Config, dataset: Dataset | None = None) -> Experiment:
@@ -100,8 +97,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     if config.validation.split not in VALIDATION_SPLITS:
         raise unknown("validation.split", config.validation.split, VALIDATION_SPLITS)
     sampler = samples.build(config, dataset, model)
-    looks = attention_log.build(config, dataset, model, steps.abstract_state.params)
-    return Experiment(config, dataset, model, optimizer, steps, plan, names, sampler, looks)
+    return Experiment(config, dataset, model, optimizer, steps, plan, names, sampler)
 
 
 def make_plan(config: Config, train_size: int) -> Plan:

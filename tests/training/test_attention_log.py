@@ -6,7 +6,7 @@ import pytest
 from jattn.analysis import patterns
 from jattn.analysis.observe import observe
 from jattn.errors import UserError
-from jattn.training import setup, train
+from jattn.training import attention_log, setup, train
 from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
 from tests import runs
@@ -47,15 +47,14 @@ def test_the_run_is_the_same_with_and_without(logged, tmp_path_factory):
     assert last == {name: [v for v in own[name] if v is not None][-1] for name in last}
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "every", "message"),
-    [
-        ("softmax", 0, "logging.attention_every=0 must be at least 1"),
-        ("conv1d", 5, "scores pairs of tokens: leave it at None"),
-    ],
-)
-def test_mistakes(mechanism, every, message):
-    config = runs.get_config("digits_vit", f"{mechanism},smoke")
-    config.logging.attention_every = every
-    with pytest.raises(UserError, match=message):
+def test_layers_without_scores_of_pairs_are_not_looked_at():
+    config = runs.get_config("digits_vit", "conv1d,smoke")
+    config.logging.attention_every = 5
+    assert attention_log.build(setup.build(config)) is None
+
+
+def test_an_interval_is_at_least_a_step():
+    config = runs.get_config("digits_vit", "smoke")
+    config.logging.attention_every = 0
+    with pytest.raises(UserError, match=r"logging\.attention_every=0 must be at least 1"):
         setup.build(config)

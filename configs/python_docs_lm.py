@@ -11,7 +11,7 @@ About seven minutes on two CPU cores. Test bits per byte 1.65; with --config.ste
 
 from jattn.attention import MECHANISMS
 from jattn.config import AttentionConfig, Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
-from jattn.errors import unknown
+from jattn.config_arguments import choose
 
 OPTIONS = {
     "neural": "projection_dim=4",
@@ -23,10 +23,11 @@ OPTIONS = {
 }
 """Of each mechanism, for 256 tokens in heads of 32 features; the others take their defaults."""
 
+ARGUMENTS = {"mechanism": tuple(MECHANISMS), "size": ("", "smoke")}
+
 
 def get_config(arg: str = "") -> Config:
-    if arg not in ("", "smoke", *MECHANISMS):
-        raise unknown("argument of configs/python_docs_lm.py", arg, ["smoke", *MECHANISMS])
+    chosen = choose(arg, "configs/python_docs_lm.py", ARGUMENTS)
     config = Config(
         steps=900,
         model=ModelConfig(
@@ -45,9 +46,8 @@ def get_config(arg: str = "") -> Config:
         validation=ValidationConfig(every=150),
         logging=LoggingConfig(every=50),
     )
-    if arg in MECHANISMS:
-        config.model.attention = AttentionConfig(arg, OPTIONS.get(arg, ""))
-    if arg == "smoke":
+    config.model.attention = AttentionConfig(chosen["mechanism"], OPTIONS.get(chosen["mechanism"], ""))
+    if chosen["size"] == "smoke":
         config.steps = 12
         config.model.width, config.model.depth, config.model.num_heads = 16, 1, 2
         config.data.options, config.data.batch_size = "sequence_length=32", 8

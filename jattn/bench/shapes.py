@@ -8,7 +8,7 @@ import numpy as np
 
 from jattn.bench import peers
 from jattn.bench.peers import NoPeer, Sizes
-from jattn.config import Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
+from jattn.config import AttentionConfig, Config, DataConfig, LoggingConfig, ModelConfig, OptimConfig, ValidationConfig
 from jattn.data.dataset import Batch, Dataset
 from jattn.data.streams import stream
 from jattn.models.transformer import Transformer
@@ -134,6 +134,7 @@ def _language_model() -> Config:
         embedding_scale=2 + 512**0.5,
         dropout_rate=0.1,
         mlp_dropout_rate=0.1,
+        attention=AttentionConfig("softmax", "use_bias=False"),
     )
     return _config(model, batch_size=1, learning_rate=3e-4, weight_decay=0.1)
 

@@ -84,6 +84,7 @@ _VIT_LONG = Setting(batch=1, heads=3, head_dim=64, length=1024, causal=False)
 
 _SPAN = "max_span=1024, span_init=0.0625, softness=32"
 _CONVNN = "K=9, num_heads=3, use_bias=False"
+_NEURAL = "neural(projection_dim=2, use_bias=False)"
 _SPATIAL = f"{_CONVNN}, sampling_type='spatial', num_samples=32"
 
 TARGETS: dict[str, Target] = {
@@ -109,7 +110,7 @@ TARGETS: dict[str, Target] = {
     "vit_conv1d": StepTarget(1.15, mechanism="conv1d(kernel_size=9)"),
     "vit_branching_conv": StepTarget(1.15, mechanism="branching_conv(K=9, num_heads=3, kernel_size=9)"),
     "vit_branching_attention": StepTarget(1.15, mechanism="branching_attention(K=9, num_heads=3)"),
-    "language_model": StepTarget(2, 3, model="language_model", options=("model.layers=0:neural(projection_dim=2)",)),
+    "language_model": StepTarget(2, 3, model="language_model", options=(f"model.layers=0:{_NEURAL}",)),
 }
 
 

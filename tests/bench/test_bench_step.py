@@ -11,10 +11,12 @@ from jattn.__main__ import parser
 from jattn.bench import results, step
 from jattn.bench.made_pictures import made
 from jattn.bench.shapes import SHAPES, RandomData
+from jattn.bench.targets import TARGETS
 from jattn.config import DataConfig, ModelConfig
 from jattn.data import train_batch
 from jattn.data.cifar import CIFAR100
 from jattn.errors import UserError
+from jattn.literals import parse_indexed_calls
 from jattn.models.build import build
 from tests import runs
 from tests.data.files import small
@@ -36,6 +38,16 @@ def test_built_in_models_are_those_of_the_recipes(shape, recipe):
     names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
     found, expected = ({name: getattr(config.model, name) for name in names} for config in (ours, theirs))
     assert found == expected
+
+
+def test_the_language_model_has_the_recipes_attention():
+    """Biases of projections included, which the peer has not."""
+    recipe = runs.get_config("neural_wikitext103", "neural")
+    assert SHAPES["language_model"].config().model.attention == recipe.model.attention
+    (layer,) = parse_indexed_calls(recipe.model.layers).values()
+    target = step.config_of("language_model", list(TARGETS["language_model"].options))
+    (timed,) = parse_indexed_calls(target.model.layers).values()
+    assert timed == (layer[0], layer[1] | {"projection_dim": 2})
 
 
 def run(*argv):

@@ -189,19 +189,20 @@ def _comparisons(by_cell: Mapping[str, Sequence[Mapping[str, Any]]], question: Q
         name: {row["seed"]: row["measures"][question.measure] for row in rows if not row["failure"]}
         for name, rows in by_cell.items()
     }
-    base = values[question.baseline]
-    made = {}
-    for name, own in values.items():
-        if name == question.baseline:
-            continue
-        both = [seed for seed in own if seed in base]
-        made[name] = {
-            "paired": statistics.paired([own[seed] for seed in both], [base[seed] for seed in both]),
+    base = values.pop(question.baseline)
+    pairs = {name: {seed: (own[seed], base[seed]) for seed in own if seed in base} for name, own in values.items()}
+    made = {
+        name: {
+            "paired": statistics.paired([x for x, _ in pairs[name].values()], [y for _, y in pairs[name].values()]),
             "unpaired": statistics.unpaired(list(own.values()), list(base.values())),
         }
+        for name, own in values.items()
+    }
     corrected = {
-        kind: statistics.holm({name: kinds[kind].p_value for name, kinds in made.items()})
-        for kind in ("paired", "unpaired")
+        "paired": statistics.corrected_together(
+            {name: {seed: x - y for seed, (x, y) in both.items()} for name, both in pairs.items()}
+        ),
+        "unpaired": statistics.holm({name: kinds["unpaired"].p_value for name, kinds in made.items()}),
     }
     return [
         {
@@ -227,12 +228,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     tested = [c for c in report["comparisons"] if c["paired"]["p_value"] is not None]
     if tested:
         pairs = min(c["paired"]["counts"][0] for c in tested)
-        least = len(tested) * max(c["paired"]["smallest_p"] for c in tested)
-        if least > statistics.LEVEL:
-            comparisons = f"{len(tested)} comparisons" if len(tested) > 1 else "one comparison"
+        if pairs < statistics.FEWEST_PAIRS:
+            least = max(c["paired"]["smallest_p"] for c in tested)
             notes.append(
-                f"{pairs} pairs of runs and {comparisons} cannot show p < {min(1.0, least):.3g}, however large the "
-                f"difference: at least {statistics.fewest_pairs(len(tested))} seeds can show p < {statistics.LEVEL}"
+                f"{pairs} pairs of runs cannot show p < {least:.3g}, however large the difference: at least "
+                f"{statistics.FEWEST_PAIRS} seeds can show p < {statistics.LEVEL}"
             )
     for c in tested:
         if c["paired"]["difference"] == 0 and c["paired"]["standard_error"] == 0:

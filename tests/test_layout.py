@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(jattn.__file__).parent
 # Each part may import those before it and itself; parts of one row do not import each other.
 ORDER = [
     {"__init__"},
-    {"errors", "types", "process"},
+    {"errors", "types", "process", "figures"},
     {"literals", "config_arguments"},
     {"core"},
     {"attention"},

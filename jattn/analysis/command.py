@@ -11,6 +11,7 @@ what it does and does not show.
 import argparse
 from pathlib import Path
 
+from jattn import figures
 from jattn.analysis import (
     of_adaptive,
     of_convergence,
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adaptive: measure the time of N batches with and without spans (default: 0, not at all)",
     )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="where files are written (default: analysis in the first run's folder)")
+    figures.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,6 +88,6 @@ def run(args: argparse.Namespace) -> int:
     for what in args.what:
         found = WHAT[what][0].report(selection)
         report.show(found)
-        paths = report.write(found, folder, what)
+        paths = report.write(found, folder, what, args.format)
         print(f"written to {folder}: {', '.join(path.name for path in paths)}")
     return 0

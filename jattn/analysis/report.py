@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from jattn import figures
 from jattn.errors import UserError
 from jattn.training.run import write_atomically
 
@@ -23,7 +24,7 @@ class Report:
     Attributes:
       values: what goes into the JSON file; arrays become lists, numbers that are not finite null.
       tables: for the terminal.
-      figures: by the name of their PNG, without its ending.
+      figures: by the name of their file, without its ending.
       pages: texts of HTML by name.
       arrays: what goes into an .npz file.
       notes: sentences that a reader of the numbers has to know besides.
@@ -37,8 +38,9 @@ class Report:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def write(report: Report, folder: Path, name: str) -> list[Path]:
-    """Writes NAME.json, NAME.npz if there are arrays, and NAME-FIGURE.png, NAME-PAGE.html; returns their paths.
+def write(report: Report, folder: Path, name: str, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Writes NAME.json, NAME.npz if there are arrays, NAME-PAGE.html, and NAME-FIGURE in each of `figures.FORMATS` that
+    is asked for; returns their paths.
 
     Raises:
       UserError: the folder cannot be written to.
@@ -55,8 +57,7 @@ def write(report: Report, folder: Path, name: str) -> list[Path]:
             paths.append(folder / f"{name}-{page}.html")
             write_atomically(paths[-1], html)
         for figure, drawn in report.figures.items():
-            paths.append(folder / f"{name}-{figure}.png")
-            drawn.savefig(paths[-1], dpi=120)
+            paths += figures.save(drawn, folder, f"{name}-{figure}", formats)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror or error}): choose another folder with --out"

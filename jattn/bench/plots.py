@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jattn import figures
 from jattn.errors import UserError
 
 Row = Mapping[str, Any]
@@ -34,8 +34,7 @@ def draw(rows: Sequence[Row], folder: pathlib.Path, stem: str) -> list[pathlib.P
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (field, unit, label) in QUANTITIES.items():
-        paths.append(folder / f"{stem}-{name}.png")
-        _figure(rows, field, unit, label).savefig(paths[-1], dpi=150)
+        paths += figures.save(_figure(rows, field, unit, label), folder, f"{stem}-{name}")
     return paths
 
 
@@ -45,7 +44,6 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
         panels.setdefault(tuple(str(v) for k, v in row["case"].items() if k not in _OF_LINES), []).append(row)
     colors, dashes = (list({row["case"][name]: None for row in rows}) for name in _OF_LINES[:2])
     figure = Figure(figsize=(1 + 4.5 * len(panels) + 0.07 * max(map(len, map(str, colors))), 5), layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     legend = {}
     for axes, (title, members) in zip(all_axes, panels.items(), strict=True):
@@ -54,7 +52,7 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
             lines.setdefault(tuple(row["case"][name] for name in _OF_LINES[:2]), []).append(row)
         for (mechanism, implementation), line in lines.items():
             look = {
-                "color": f"C{colors.index(mechanism) % 10}",
+                "color": figures.look(colors.index(mechanism) % 10)["color"],
                 "linestyle": _DASHES[dashes.index(implementation) % len(_DASHES)],
             }
             legend[mechanism if len(dashes) == 1 else f"{mechanism}, {implementation}"] = _line(
@@ -72,7 +70,7 @@ def _figure(rows: Sequence[Row], field: str, unit: float, label: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, line: Sequence[Row], field: str, unit: float, look: Mapping[str, str]) -> Any:
+def _line(axes: Axes, line: Sequence[Row], field: str, unit: float, look: Mapping[str, Any]) -> Any:
     """Draws a line, its quartiles too if it is of times; returns its handle."""
     line = sorted(line, key=lambda row: row["case"]["length"])
     lengths = [row["case"]["length"] for row in line]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from jattn import figures
 from jattn.training.run import explained
 
-CALIBRATION, CONFUSION = "calibration.png", "confusion.png"
+CALIBRATION, CONFUSION = "calibration", "confusion"
 
 
 def draw(results: dict[str, Any], workdir: Path | str) -> list[Path]:
@@ -28,8 +29,8 @@ def draw(results: dict[str, Any], workdir: Path | str) -> list[Path]:
         drawn[CONFUSION] = _confusion(Figure(figsize=(6, 5), layout="constrained"), results["classes"]["confusion"])
     with explained(Path(workdir)):
         for name, figure in drawn.items():
-            figure.savefig(Path(workdir) / name, dpi=120)
-    return [Path(workdir) / name for name in drawn]
+            figures.save(figure, Path(workdir), name)
+    return [Path(workdir) / f"{name}.png" for name in drawn]
 
 
 def _calibration(figure: Any, found: dict[str, Any]) -> Any:

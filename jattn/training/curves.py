@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jattn import figures
 from jattn.training.metrics import read_csv
 
 
@@ -24,4 +25,4 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel(name)
         axes.legend()
-    figure.savefig(picture, dpi=120)
+    figures.save(figure, picture.parent, picture.stem)

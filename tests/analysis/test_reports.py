@@ -119,8 +119,8 @@ def test_files(tmp_path):
     made = report.Report({"a": np.array([1.0, np.nan]), "b": (np.int64(2), np.inf)}, arrays={"w": np.eye(2)})
     made.pages["p"] = "text"
     made.figures["f"] = pictures.lines({"y": {"": ([0.0, 1.0], [1.0, 2.0])}}, "x")
-    paths = report.write(made, tmp_path / "new", "n")
-    assert [path.name for path in paths] == ["n.json", "n.npz", "n-p.html", "n-f.png"]
+    paths = report.write(made, tmp_path / "new", "n", ["svg", "png"])
+    assert [path.name for path in paths] == ["n.json", "n.npz", "n-p.html", "n-f.svg", "n-f.png"]
     assert json.loads(paths[0].read_text()) == {"a": [1.0, None], "b": [2, None], "notes": []}
     np.testing.assert_array_equal(np.load(paths[1])["w"], np.eye(2))
 

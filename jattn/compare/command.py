@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="validation value, as in metrics.csv, to which steps are counted (default: what all runs of the baseline "
         "reach)",
     )  # fmt: skip
+    add(
+        "--speeds", action="store_true",
+        help="when the runs are done, time the training step of all cells in turn: leave the machine alone then "
+        "(default: the speeds are those of the runs)",
+    )  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N", help="processes at a time, of several GPUs one each (default: 1)")
     add("--workdir", type=Path, metavar="DIR", help="folder of it all (default: runs/compare-CONFIG)")
     parser.set_defaults(takes_overrides=True)
@@ -100,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
             _say(line)
         describe = lambda outcome: _described(outcome, plan.question.measure)  # noqa: E731
         outcomes = runs.run_all(jobs, args.jobs, runs.worker_command, _say, describe)
+        if args.speeds:
+            _say(f"timing the training step of {_counted(len(plan.cells), 'cell')}")
+        speeds = speed.measured(plan.cells) if args.speeds else None
     except KeyboardInterrupt:
         return cli.INTERRUPTED
     about: dict[str, Any] = {
@@ -117,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         "jobs": args.jobs,
         "notes": plan.notes,
     }
-    found = report.build(outcomes, plan.sizes, plan.question, about)
+    found = report.build(outcomes, plan.sizes, plan.question, about, speeds)
     paths = files.write(folder, found)
     table.show(bench_table.console(), found)
     _say(f"written to {', '.join(map(str, paths))}")
@@ -194,12 +202,14 @@ def _measure(name: str | None, config: Config, dataset: Dataset, split: str) -> 
 def _heading(args: argparse.Namespace, plan: Plan) -> str:
     steps = sorted(set(plan.steps.values()))
     length = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
-    number = len(plan.cells)
-    cells = f"{number} cells" if number > 1 else "1 cell"
     return (
-        f"{args.config}: {cells} x {args.seeds} seeds, {length} steps each, "
+        f"{args.config}: {_counted(len(plan.cells), 'cell')} x {_counted(args.seeds, 'seed')}, {length} steps each, "
         f"evaluated on {args.split} with the {args.checkpoint} checkpoint"
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _described(outcome: runs.Outcome, measure: str) -> str:

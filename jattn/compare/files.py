@@ -11,15 +11,16 @@ from typing import Any
 from jattn.compare.report import BASELINE
 from jattn.training.run import write_atomically
 
+LINE = 120
 JSON, CELLS, RUNS = "comparison.json", "cells.csv", "runs.csv"
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     """Writes what `report.build` returned; returns the paths."""
     texts = {
-        JSON: json.dumps(_finite(report), indent=1, allow_nan=False) + "\n",
+        JSON: _json(_finite(report)) + "\n",
         CELLS: _csv([_cell_row(report, cell) for cell in report["cells"]]),
-        RUNS: _csv([_run_row(row) for row in report["runs"]]),
+        RUNS: _csv([_run_row(report, row) for row in report["runs"]]),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
@@ -48,16 +49,19 @@ def _cell_row(report: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, A
         row |= {f"{kind}_{name}": values.get(name) for name in ("difference", "standard_error")}
         row |= {f"{kind}_low": low, f"{kind}_high": high}
         row |= {f"{kind}_{name}": values.get(name) for name in ("p_value", "p_corrected")}
+    slow, fast = cell["steps_per_second_quartiles"] or (None, None)
     names = ("reached_threshold", "steps_to_threshold", "seconds_to_threshold")
     row |= {name: cell[name] for name in names} | {"area": cell["area"]["mean"]}
-    return row | {name: cell[name] for name in ("params", "flops", "steps_per_second", "peak_memory_bytes")}
+    row |= {name: cell[name] for name in ("params", "flops", "steps_per_second")}
+    row |= {"steps_per_second_low": slow, "steps_per_second_high": fast}
+    return row | {"peak_memory_bytes": cell["peak_memory_bytes"]}
 
 
-def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: value for name, value in run.items() if name not in ("measures", "commit", "machine", "versions")}
-    made_by = run["commit"] or {}
-    device = (run["machine"] or {}).get("device")
-    return row | dict(run["measures"]) | {"commit": made_by.get("hash"), "device": device}
+def _run_row(report: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: value for name, value in run.items() if name not in ("measures", "curve", "origin")}
+    origin = {} if run["origin"] is None else report["origins"][run["origin"]]
+    commit, machine = (origin.get(name) or {} for name in ("commit", "machine"))
+    return row | dict(run["measures"]) | {"commit": commit.get("hash"), "device": machine.get("device")}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -76,3 +80,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(value: Any, indent: str = "") -> str:
+    """JSON with a line for what fits in one or holds nothing but scalars."""
+    line = json.dumps(value, allow_nan=False)
+    items = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list) else []
+    if len(indent) + len(line) <= LINE or not any(isinstance(item, dict | list) for item in items):
+        return line
+    within = indent + " "
+    texts = [_json(item, within) for item in items]
+    if isinstance(value, dict):
+        texts = [f"{json.dumps(name)}: {text}" for name, text in zip(value, texts, strict=True)]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return start + ",".join(f"\n{within}{text}" for text in texts) + f"\n{indent}{end}"

@@ -14,16 +14,20 @@ import scipy
 
 from jattn import config_json
 from jattn.bench.results import commit, versions
-from jattn.compare import course, statistics
+from jattn.compare import course, notes, statistics
 from jattn.compare.matching import Size
 from jattn.compare.runs import Outcome
+from jattn.compare.speed import ROUNDS, Speed, Speeds
 
-FORMAT = 1
+FORMAT = 2
 
 BASELINE, BETTER, WORSE, NONE_SHOWN, NOT_TESTED = (
     "baseline", "better", "worse", "no difference shown", "not tested: fewer than 2 pairs of finished runs",
 )  # fmt: skip
 """Verdicts."""
+
+ORIGIN = ("commit", "machine", "versions")
+"""What a run was made by, as its worker recorded it."""
 
 CURVES = ("loss", "accuracy", "top5_accuracy")
 """Measures that validation has too. The others are functions of the loss, whose curve stands for theirs."""
@@ -55,7 +59,11 @@ class Question:
 
 
 def build(
-    outcomes: Sequence[Outcome], sizes: Mapping[str, Size], question: Question, about: Mapping[str, Any]
+    outcomes: Sequence[Outcome],
+    sizes: Mapping[str, Size],
+    question: Question,
+    about: Mapping[str, Any],
+    speeds: Speeds | None = None,
 ) -> dict[str, Any]:
     """The whole report.
 
@@ -64,6 +72,7 @@ def build(
       sizes: of the cells' models, by name.
       question: what is asked.
       about: further entries for its head: how the runs were chosen.
+      speeds: of the cells' training steps, if these were timed after the runs; None = what the runs themselves saw.
     """
     outcomes = [_checked(outcome, question.measure) for outcome in outcomes]
     courses = {
@@ -75,7 +84,12 @@ def build(
     threshold = question.threshold
     if threshold is None:
         threshold = course.threshold([courses[o.job.folder] for o in of_baseline], question.higher)
-    rows = [_run(outcome, courses.get(outcome.job.folder), threshold, question.higher) for outcome in outcomes]
+    origins = list({_origin(outcome): None for outcome in outcomes if outcome.record})
+    rows = [
+        _run(outcome, courses.get(outcome.job.folder), threshold, question.higher)
+        | {"origin": origins.index(_origin(outcome)) if outcome.record else None}
+        for outcome in outcomes
+    ]
     names = list(dict.fromkeys(outcome.job.cell.name for outcome in outcomes))
     first = {outcome.job.cell.name: outcome.job for outcome in reversed(outcomes)}
     by_cell = {name: [row for row in rows if row["cell"] == name] for name in names}
@@ -89,7 +103,7 @@ def build(
                 "differs": config_json.differences(first[question.baseline].cell.config, job.cell.config),
                 "params": sizes[name].params,
                 "flops": sizes[name].flops,
-                **_cell(by_cell[name]),
+                **_cell(by_cell[name], speeds.cells[name] if speeds else None),
             }
         )
     comparisons = _comparisons(by_cell, question)
@@ -106,11 +120,13 @@ def build(
         "curve": f"valid/{question.curve}",
         "threshold": threshold,
         "threshold_is": "given" if question.threshold is not None else "which every run of the baseline reached",
+        "speeds": {"rounds": ROUNDS, "machine": dict(speeds.machine)} if speeds else None,
         "cells": cells,
         "comparisons": comparisons,
+        "origins": [json.loads(origin) for origin in origins],
         "runs": rows,
     }
-    return found | {"notes": [*about.get("notes", ()), *_notes(found)]}
+    return found | {"notes": [*about.get("notes", ()), *notes.of(found)]}
 
 
 def _checked(outcome: Outcome, measure: str) -> Outcome:
@@ -121,8 +137,13 @@ def _checked(outcome: Outcome, measure: str) -> Outcome:
     return dataclasses.replace(outcome, failure=f"its {measure} is {value}")
 
 
+def _origin(outcome: Outcome) -> str:
+    """What made a run, as JSON: nearly always the same of all."""
+    return json.dumps({name: outcome.record.get(name) for name in ORIGIN})
+
+
 def _run(outcome: Outcome, found: course.Course | None, threshold: float | None, higher: bool) -> dict[str, Any]:
-    job, record = outcome.job, outcome.record
+    job = outcome.job
     row: dict[str, Any] = {
         "cell": job.cell.name,
         "seed": job.seed,
@@ -137,10 +158,8 @@ def _run(outcome: Outcome, found: course.Course | None, threshold: float | None,
         "folder": str(job.folder),
         "command": shlex.join(["python", "train.py", *job.train_flags()]),
         "config_hash": config_json.config_hash(job.config),
-        "commit": record.get("commit"),
-        "machine": record.get("machine"),
-        "versions": record.get("versions"),
-        "seconds": record.get("seconds"),
+        "seconds": outcome.record.get("seconds"),
+        "curve": None,
     }
     if found is None:
         return row
@@ -150,12 +169,13 @@ def _run(outcome: Outcome, found: course.Course | None, threshold: float | None,
         "steps_to_threshold": reached,
         "seconds_to_threshold": None if reached is None or rate is None else reached / rate,
         "area": course.area(found),
+        "curve": {"steps": list(found.steps), "values": list(found.values)},
         "steps_per_second": rate,
         "peak_memory_bytes": found.peak_memory_bytes,
     }
 
 
-def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cell(rows: Sequence[Mapping[str, Any]], speed: Speed | None) -> dict[str, Any]:
     finished = [row for row in rows if not row["failure"]]
     measures = list(dict.fromkeys(name for row in finished for name in row["measures"]))
 
@@ -165,6 +185,10 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def median(name: str) -> float | None:
         return float(np.median(numbers(name))) if numbers(name) else None
 
+    if speed is None:
+        seen = numbers("steps_per_second")
+        quartiles = tuple(map(float, np.quantile(seen, (0.25, 0.75)))) if seen else None
+        speed = Speed(median("steps_per_second"), quartiles, max(numbers("peak_memory_bytes"), default=None))
     return {
         "runs": len(rows),
         "failed": {row["seed"]: row["failure"] for row in rows if row["failure"]},
@@ -173,8 +197,10 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "steps_to_threshold": median("steps_to_threshold"),
         "seconds_to_threshold": median("seconds_to_threshold"),
         "area": _summary(numbers("area")),
-        "steps_per_second": median("steps_per_second"),
-        "peak_memory_bytes": max(numbers("peak_memory_bytes"), default=None),
+        "steps_per_second": speed.steps_per_second,
+        "steps_per_second_quartiles": speed.quartiles,
+        "peak_memory_bytes": speed.peak_memory_bytes,
+        "speed_error": speed.error,
     }
 
 
@@ -220,34 +246,3 @@ def _verdict(found: statistics.Difference, p: float | None, higher: bool) -> str
     if p > statistics.LEVEL:
         return NONE_SHOWN
     return BETTER if (found.difference > 0) == higher else WORSE
-
-
-def _notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers has to know besides."""
-    notes = []
-    tested = [c for c in report["comparisons"] if c["paired"]["p_value"] is not None]
-    if tested:
-        pairs = min(c["paired"]["counts"][0] for c in tested)
-        if pairs < statistics.FEWEST_PAIRS:
-            least = max(c["paired"]["smallest_p"] for c in tested)
-            notes.append(
-                f"{pairs} pairs of runs cannot show p < {least:.3g}, however large the difference: at least "
-                f"{statistics.FEWEST_PAIRS} seeds can show p < {statistics.LEVEL}"
-            )
-    for c in tested:
-        if c["paired"]["difference"] == 0 and c["paired"]["standard_error"] == 0:
-            notes.append(
-                f"{c['cell']} and {report['baseline']} agree in every run to the last digit: they compute the same "
-                "function here, or the axis has no effect"
-            )
-    for cell in report["cells"]:
-        reasons: dict[str, list[str]] = {}
-        for seed, failure in cell["failed"].items():
-            reasons.setdefault(failure, []).append(str(seed))
-        for failure, seeds in reasons.items():
-            notes.append(f"{cell['cell']}: seed {', '.join(seeds)} failed ({failure}) and is in no mean or test")
-    for name, what in (("commit", "states of the code"), ("machine", "machines"), ("versions", "sets of versions")):
-        found = {json.dumps(row[name], sort_keys=True) for row in report["runs"] if row[name] is not None}
-        if len(found) > 1:
-            notes.append(f"the runs were made by {len(found)} different {what}: see what each run says")
-    return notes

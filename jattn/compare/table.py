@@ -75,12 +75,14 @@ def _times(report: Report) -> str:
 
 
 def _cost_title(report: Report) -> str:
+    timed = "timed when the runs were done, in turn" if report["speeds"] else "those of the runs as they ran"
+    title = f"Course and cost; speeds are {timed}"
     if report["threshold"] is None:
-        return "Course and cost"
+        return title
     unit, factor = _unit(report["curve"].removeprefix("valid/"))
     sign = ">=" if report["higher_is_better"] else "<="
     reached = f"{report['curve']} {sign} {_number(report['threshold'], factor)}{unit and ' ' + unit}"
-    return f"Course and cost; steps and seconds are those to {reached}, {report['threshold_is']}"
+    return f"{title}; steps and seconds are those to {reached}, {report['threshold_is']}"
 
 
 def _cost(report: Report, cell: Cell) -> dict[str, str]:
@@ -96,6 +98,7 @@ def _cost(report: Report, cell: Cell) -> dict[str, str]:
         "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
         "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
         "steps/s": _number(cell["steps_per_second"], 1.0),
+        "middle half": _interval(cell["steps_per_second_quartiles"], 1.0),
     }
 
 

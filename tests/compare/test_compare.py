@@ -12,8 +12,9 @@ from rich.console import Console
 
 from jattn import cli, config_json
 from jattn.__main__ import main
-from jattn.compare import command, files, report, runs, statistics, table, worker
+from jattn.compare import command, course, files, report, runs, speed, statistics, table, worker
 from jattn.compare.grid import cells, parse_axis
+from jattn.errors import UserError
 
 CONFIG = "configs/digits_vit.py:smoke"
 AXIS = "model.attention.name=softmax,kvt(topk=8),natural"
@@ -142,7 +143,7 @@ def test_tables_for_other_programs(found, compared):
     assert [float(row["accuracy"]) for row in by_run if row["cell"] == "softmax"] == ACCURACY["softmax"]
 
 
-def built(values, tmp_path, real, measure="accuracy", threshold=None):
+def built(values, tmp_path, real, measure="accuracy", threshold=None, speeds=None, commits="aaaaaaaa"):
     """A report of copies of the real run with these values of a measure, None = failed."""
     grid = cells(CONFIG, [parse_axis(AXIS)], [])[: len(values)]
     jobs = runs.make_jobs(grid, range(len(values[0])), tmp_path, "test", "best")
@@ -152,10 +153,13 @@ def built(values, tmp_path, real, measure="accuracy", threshold=None):
         if value is not None:
             shutil.copytree(real.folder, job.folder, dirs_exist_ok=True)
         failure = "" if value is not None else "why"
-        outcomes.append(runs.Outcome(job, {} if failure else {measure: value}, None if failure else 12, failure, {}))
+        record = {"commit": {"hash": commits[job.seed]}, "machine": {"device": "cpu"}}
+        outcomes.append(
+            runs.Outcome(job, {} if failure else {measure: value}, None if failure else 12, failure, record)
+        )
     sizes = {cell.name: command.matching.Size(1, 2) for cell in grid}
     question = report.Question(measure, grid[0].name, threshold)
-    return report.build(outcomes, sizes, question, {"argv": ["compare"], "heading": "heading"})
+    return report.build(outcomes, sizes, question, {"argv": ["compare"], "heading": "heading"}, speeds)
 
 
 def test_few_seeds_say_what_they_cannot_show(real, tmp_path):
@@ -190,6 +194,81 @@ def test_less_is_better_for_the_loss(real, tmp_path):
     assert found["comparisons"][0]["verdict"] == report.BETTER
     assert (found["threshold"], found["threshold_is"], found["curve"]) == (1e9, "given", "valid/loss")
     assert {run["steps_to_threshold"] for run in found["runs"]} == {6}  # the first validation
+
+
+def test_speeds_are_those_of_the_runs_or_measured_afterwards(real, tmp_path):
+    own = course.read_course(real.folder, "loss")
+    (cell,) = built([[0.5, 0.6]], tmp_path, real)["cells"]
+    assert cell["steps_per_second"] == own.steps_per_second
+    assert cell["steps_per_second_quartiles"] == (own.steps_per_second,) * 2
+    assert cell["peak_memory_bytes"] == own.peak_memory_bytes
+    speeds = speed.Speeds(
+        {"cores": 2},
+        {"softmax": speed.Speed(40.0, (30.0, 50.0), 7_000_000), "kvt(topk=8)": speed.Speed(error="out of memory: why")},
+    )
+    found = built([[0.5], [0.5]], tmp_path / "again", real, speeds=speeds)
+    assert found["speeds"] == {"rounds": speed.ROUNDS, "machine": {"cores": 2}}
+    assert "kvt(topk=8): its training step could not be timed (out of memory: why)" in found["notes"]
+    files.write(tmp_path, found)
+    rows = list(csv.DictReader((tmp_path / files.CELLS).open()))
+    names = ("steps_per_second", "steps_per_second_low", "steps_per_second_high", "peak_memory_bytes")
+    assert [[row[name] for name in names] for row in rows] == [["40.0", "30.0", "50.0", "7000000"], [""] * 4]
+    output = io.StringIO()
+    table.show(Console(file=output, width=240), found)
+    for text in ("speeds are timed when the runs were done", "30 to 50", " 7 "):
+        assert text in output.getvalue()
+
+
+def test_the_step_is_timed_and_what_cannot_be_is_told(tmp_path):
+    config = json.dumps({"model": {"attention": {"name": "nothing"}}})
+    grid = cells(CONFIG, [parse_axis("arg=softmax")], [])
+    speed.main(str(tmp_path / "speeds"), {"softmax": config_json.to_json(grid[0].config), "no": config})
+    found = speed.read(tmp_path / "speeds")
+    timed = found.cells["softmax"]
+    assert found.machine["platform"] == "cpu"
+    assert 0 < timed.quartiles[0] <= timed.steps_per_second <= timed.quartiles[1]
+    assert timed.peak_memory_bytes > 0
+    assert "nothing" in found.cells["no"].error
+
+
+def test_a_budget_s_speeds_are_measured_once(monkeypatch, tmp_path):
+    grid = cells(CONFIG, [parse_axis("arg=softmax,kvt")], [])
+    asked = []
+
+    def measured(some):
+        asked.append([cell.name for cell in some])
+        return speed.Speeds({}, {cell.name: speed.Speed(4.0) for cell in some})
+
+    monkeypatch.setattr(speed, "measured", measured)
+    assert speed.steps_per_second(grid[:1], tmp_path / "speeds") == {"softmax": 4.0}
+    assert speed.steps_per_second(grid, tmp_path / "speeds") == {"softmax": 4.0, "kvt": 4.0}
+    assert asked == [["softmax"], ["kvt"]]
+    monkeypatch.setattr(speed, "measured", lambda some: speed.Speeds({}, {"softmax": speed.Speed(error="why")}))
+    with pytest.raises(UserError, match=r"the speed of 'softmax' could not be measured \(why\)"):
+        speed.steps_per_second(grid[:1], tmp_path / "other")
+
+
+def test_runs_name_what_made_them(real, tmp_path):
+    found = built([[0.5, None, 0.6], [0.5, 0.7, None]], tmp_path, real, commits="aba")
+    assert [origin["commit"]["hash"] for origin in found["origins"]] == ["a", "b"]
+    assert [run["origin"] for run in found["runs"]] == [0, 0, 1, 1, 0, 0]
+    assert "the runs were made by 2 different states of the code: see what each run says" in found["notes"]
+    files.write(tmp_path, found)
+    rows = list(csv.DictReader((tmp_path / files.RUNS).open()))
+    assert [(row["commit"], row["device"]) for row in rows] == [(hash, "cpu") for hash in "aabbaa"]
+
+
+def test_the_json_is_what_was_found_and_short(real, tmp_path):
+    found = built([[0.5, float("inf")], [None, 0.6]], tmp_path, real)
+    files.write(tmp_path, found)
+    text = (tmp_path / files.JSON).read_text()
+    again = json.loads(text)
+    assert text.count("\n") < 200
+    curve = again["runs"][0]["curve"]
+    assert curve["steps"] == [6, 12]
+    assert curve["values"] == list(course.read_course(real.folder, "accuracy").values)
+    assert again["runs"][1] == {**found["runs"][1], "measures": {}}
+    assert again["runs"][2]["measures"] == {"accuracy": None}
 
 
 @pytest.mark.parametrize(

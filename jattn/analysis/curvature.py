@@ -1,5 +1,7 @@
 """Energies of attention beside the gradients of their blocks, example by example."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ from scipy import stats
 
 from jattn.analysis.observe import prepared
 from jattn.errors import UserError
+from jattn.models.transformer import Transformer
 from jattn.training import losses
 from jattn.training.setup import Experiment
 from jattn.types import PyTree
@@ -52,14 +55,7 @@ def measure(experiment: Experiment, params: PyTree, split: str, examples: np.nda
     batch, inputs = prepared(experiment, split, examples)
     params = jax.device_get(params)
 
-    def objective(params: PyTree, x: Any, targets: Any, weight: Any) -> tuple[jax.Array, list]:
-        logits, sown = model.apply({"params": params}, x, deterministic=True, mutable=["energies"])
-        values = losses.LOSSES[loss.name](logits.astype(jnp.float32), targets, loss.label_smoothing)
-        total, count = losses.weighted(values, weight)
-        energies = [jnp.mean(jnp.stack(jax.tree.leaves(sown["energies"][block]))) for block in blocks]
-        return total / jnp.maximum(count, 1e-12), energies
-
-    gradient = jax.jit(jax.grad(objective, has_aux=True))
+    gradient = _gradient(model, loss.name, loss.label_smoothing)
     energies, squares, total = [], [], None
     for n, x in enumerate(inputs):
         rows = (jnp.asarray(batch[name][n : n + 1]) for name in ("targets", "weight"))
@@ -73,6 +69,21 @@ def measure(experiment: Experiment, params: PyTree, split: str, examples: np.nda
         mean_gradient=np.sqrt([_squared(total[block]) for block in blocks]) / len(inputs),
         params=np.array([sum(leaf.size for leaf in jax.tree.leaves(params[block])) for block in blocks]),
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _gradient(model: Transformer, loss: str, label_smoothing: float) -> Callable[..., tuple[PyTree, list]]:
+    """The gradient of an example's loss and the energies of its blocks, compiled once for a model."""
+
+    def objective(params: PyTree, x: Any, targets: Any, weight: Any) -> tuple[jax.Array, list]:
+        logits, sown = model.apply({"params": params}, x, deterministic=True, mutable=["energies"])
+        values = losses.LOSSES[loss](logits.astype(jnp.float32), targets, label_smoothing)
+        total, count = losses.weighted(values, weight)
+        blocks = [sown["energies"][f"block_{i}"] for i in range(len(model.mechanisms()))]
+        energies = [jnp.mean(jnp.stack(jax.tree.leaves(block))) for block in blocks]
+        return total / jnp.maximum(count, 1e-12), energies
+
+    return jax.jit(jax.grad(objective, has_aux=True))
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> dict[str, float | int | None]:

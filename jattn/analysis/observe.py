@@ -1,6 +1,7 @@
 """The weights that a trained model gives chosen examples."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -112,12 +113,8 @@ def observe(
             raise UserError(f"layer {layer} does not exist: the model has layers 0 to {depth - 1}")
     _, inputs = prepared(experiment, split, examples)
     params = jax.device_get(params)
-
-    def weights_of(params: PyTree, x: Any) -> list[jax.Array]:
-        _, sown = model.apply({"params": params}, x, deterministic=True, mutable=["intermediates"])
-        return [sown["intermediates"][f"block_{i}"]["attention"]["weights"][-1] for i in chosen]
-
-    shapes = [found.shape[1:] for found in jax.eval_shape(weights_of, params, inputs[:1])]
+    compiled = _weights_of(model, tuple(chosen))
+    shapes = [found.shape[1:] for found in jax.eval_shape(compiled, params, inputs[:1])]
     most = max(shape[0] for shape in shapes)
     for head in heads or ():
         if head >= most:
@@ -129,7 +126,6 @@ def observe(
             f"the weights of {len(examples)} examples take {size / 1e9:.1f} GB, more than {LARGEST / 1e9:.1f}: "
             "choose fewer with --examples, --layers or --heads"
         )
-    compiled = jax.jit(weights_of)
     rows = []
     for x in inputs:
         found = jax.device_get(compiled(params, x[None]))
@@ -147,6 +143,17 @@ def observe(
         allowed=np.tril(allowed) if model.causal else allowed,
         whole=sorted(chosen) == list(range(depth)) and all(len(h) == s[0] for h, s in zip(own, shapes, strict=True)),
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _weights_of(model: Transformer, layers: tuple[int, ...]) -> Callable[[PyTree, Any], list[jax.Array]]:
+    """The weights of these layers from parameters and inputs, compiled once for a model."""
+
+    def weights(params: PyTree, x: Any) -> list[jax.Array]:
+        _, sown = model.apply({"params": params}, x, deterministic=True, mutable=["intermediates"])
+        return [sown["intermediates"][f"block_{i}"]["attention"]["weights"][-1] for i in layers]
+
+    return jax.jit(weights)
 
 
 def has_class_token(model: Transformer) -> bool:

@@ -20,7 +20,7 @@ from jattn.training.trained import Trained
 from jattn.types import PyTree
 
 QUANTITIES = ("keys", "span", "removed")
-TITLES = {"keys": "unmasked keys", "span": "span", "removed": "masked by the wave"}
+TITLES = {"keys": "unmasked keys", "span": "span, tokens", "removed": "share masked by the wave"}
 
 
 def report(selection: Selection) -> Report:

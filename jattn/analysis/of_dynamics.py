@@ -14,7 +14,12 @@ from jattn.training.metrics import read_csv
 from jattn.training.run import read_config
 from jattn.training.trained import open_trained
 
-SHOWN = ("entropy", "keys", "distance", "diagonal", "first", "top_1", "sparsity", "effective_rank", "stability")
+SHOWN = tuple(patterns.TITLES)
+LOGGED = {name: patterns.TITLES[name] for name in ("entropy", "distance", "first")} | {
+    "largest": patterns.TITLES["top_1"],
+    "energy": "energy, mean |score|",
+}
+"""Statistics that the log holds, and what their axes say."""
 
 
 def report(selection: Selection) -> Report:
@@ -31,11 +36,12 @@ def report(selection: Selection) -> Report:
     steps = places.steps()
     if not steps:
         raise UserError(f"{places.folder} holds no checkpoint: train first, or give another --workdir")
-    found, layers, examples = [], [], None
+    found, layers = [], []
+    experiment = open_trained(workdir, steps[0]).experiment
+    examples = selection.examples(experiment)
     for step in steps:
-        trained = open_trained(workdir, step)
-        examples = selection.examples(trained.experiment)
-        seen = observe(trained.experiment, trained.params, selection.split, examples, selection.layers, selection.heads)
+        params = open_trained(workdir, step, experiment=experiment).params
+        seen = observe(experiment, params, selection.split, examples, selection.layers, selection.heads)
         layers = seen.layers
         found.append([patterns.of_layer(weights, seen.real, seen.allowed) for weights in seen.weights])
     values = {
@@ -56,7 +62,9 @@ def report(selection: Selection) -> Report:
     made = Report(values, tables=[table("Mean over heads", ("step", "layer", *SHOWN), rows)])
     made.figures["steps"] = pictures.lines(
         {
-            name: {f"layer {layer}": (steps, [of[p][name].mean() for of in found]) for p, layer in enumerate(layers)}
+            patterns.TITLES[name]: {
+                f"layer {layer}": (steps, [of[p][name].mean() for of in found]) for p, layer in enumerate(layers)
+            }
             for name in SHOWN
         },
         "step",
@@ -64,12 +72,16 @@ def report(selection: Selection) -> Report:
     if log := logged(workdir):
         made.values["log"] = log
         panels = {
-            name: {f"layer {layer}": (of["step"], of["value"]) for layer, of in layers.items()}
+            LOGGED[name]: {f"layer {layer}": (of["step"], of["value"]) for layer, of in layers.items()}
             for name, layers in log.items()
         }
         made.figures["log"] = pictures.lines(panels, "step")
-    else:
+    elif config.logging.attention_every is None:
         made.notes.append("--config.logging.attention_every=100 logs these statistics while a run is trained")
+    else:
+        made.notes.append(
+            "the log has none of these: no layer of the model reports statistics of scores while it trains"
+        )
     if len(steps) < 3:
         made.notes.append(
             f"the run has kept {len(steps)} checkpoints: train with a larger --config.checkpoint.keep to see more"

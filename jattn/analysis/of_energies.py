@@ -64,12 +64,12 @@ def report(selection: Selection) -> Report:
     }
     made.figures["scatter"] = pictures.scatters(
         {
-            "gradient of each example": of_examples,
+            "gradient of each example (length)": of_examples,
             "Fisher diagonal of each block": {
                 f"block {i}": ([e], [d]) for i, (e, d) in enumerate(zip(energy, diagonal, strict=True))
             },
         },
-        "energy",
+        "energy, mean |score|",
     )
     if len(energy) < 8:
         made.notes.append(f"a correlation over {len(energy)} blocks shows little: see its p-value, and several runs")

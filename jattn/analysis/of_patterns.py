@@ -80,14 +80,14 @@ def _draw(made: Report, seen: Observed, found: list[dict], heads: np.ndarray, la
     for place, example in enumerate(seen.examples[:SHOWN]):
         one = [weights[place] for weights in seen.weights]
         made.figures[f"example{example}"] = pictures.heads_grid(one, seen.layers, seen.heads, f"example {example}")
-    by_name = {name: [of[name] for of in found] for name in DRAWN}
+    by_name = {patterns.TITLES[name]: [of[name] for of in found] for name in DRAWN}
     made.figures["heads"] = pictures.over_heads(by_name, seen.layers, seen.heads)
     names = [f"{i}.{h}" for i, own in zip(seen.layers, seen.heads, strict=True) for h in own]
     labels = {"CKA of heads (layer.head)": names, "CKA of layers": [str(i) for i in seen.layers]}
     made.figures["similarity"] = pictures.matrices(dict(zip(labels, (heads, layers), strict=True)), labels)
     by_position = [patterns.by_position(weights, seen.real, seen.allowed) for weights in seen.weights]
     panels = {
-        f"{name} (mean over heads)": {
+        f"{patterns.TITLES[name]}, mean over heads": {
             f"layer {i}": (range(of[name].shape[1]), of[name].mean(0))
             for i, of in zip(seen.layers, by_position, strict=True)
         }

@@ -24,6 +24,20 @@ SPARSE = 0.1
 """A key whose share is less than this part of an equal share is hardly attended to."""
 
 
+TITLES = {
+    "entropy": "entropy, nats",
+    "keys": "effective number of keys",
+    "distance": "distance, tokens",
+    "diagonal": "share on itself",
+    "first": "share on token 0",
+    "top_1": "largest share",
+    "sparsity": "sparsity",
+    "effective_rank": "effective rank",
+    "stability": "stability",
+}
+"""Of statistics that are drawn, what an axis says."""
+
+
 def shares(weights: Maps) -> Maps:
     """|weights| divided by their sum over the keys; rows without weight stay zero."""
     size = np.abs(np.asarray(weights, np.float64))

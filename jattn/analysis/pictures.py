@@ -5,13 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from jattn import figures
 
 Points = tuple[Any, Any]
 """x and y, arrays or lists of as many numbers."""
 
 PANELS = 96
 """Of more heads, the first so many are drawn."""
+
+LIGHT = (1.0, 0.47, 0.0)
+"""The colour of what is attended to, over pictures and texts: orange, in parts of one."""
 
 
 def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequence[Sequence[int]], title: str) -> Figure:
@@ -25,22 +32,26 @@ def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequenc
     """
     columns = max(map(len, heads))
     rows = max(1, min(len(layers), PANELS // columns))
-    figure = Figure(figsize=(0.6 + 1.7 * columns, 0.8 + 1.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for row, line in enumerate(panels):
-        for column, axes in enumerate(line):
-            axes.set(xticks=[], yticks=[])
-            if column >= len(heads[row]):
-                axes.axis("off")
-                continue
-            seen = maps[row][column]
+    T, S = maps[0].shape[1:]
+    gap = -(-max(T, S) // 24)
+    # One picture of all panels: axes of their own would take seconds.
+    sheet = np.full((rows * (T + gap) - gap, columns * (S + gap) - gap), np.nan)
+    for row in range(rows):
+        for column, seen in enumerate(maps[row]):
             largest = np.maximum(seen.max(-1, keepdims=True), np.finfo(np.float64).tiny)
-            axes.imshow(seen / largest, cmap="Greys", vmin=0, vmax=1)
-            if row == 0:
-                axes.set_title(f"head {heads[row][column]}", fontsize=8)
-            if column == 0:
-                axes.set_ylabel(f"layer {layers[row]}", fontsize=8)
-    figure.suptitle(f"{title} (across: keys, down: queries, each scaled to its largest)", fontsize=9)
+            top, left = row * (T + gap), column * (S + gap)
+            sheet[top : top + T, left : left + S] = seen / largest
+    figure = Figure(figsize=(max(4.2, 0.6 + 1.7 * columns), 0.8 + 1.7 * rows * T / S), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f5"), vmin=0, vmax=1)
+    # Heads of a layer that has fewer are the first of those of the others.
+    axes.set_xticks([column * (S + gap) + S / 2 - 0.5 for column in range(columns)], max(heads, key=len))
+    axes.set_yticks([row * (T + gap) + T / 2 - 0.5 for row in range(rows)], layers[:rows])
+    axes.tick_params(length=0)
+    axes.set(xlabel="head", ylabel="layer")
+    axes.spines[:].set_visible(False)
+    hidden = "" if rows == len(layers) else f"\nthe first {rows} of {len(layers)} layers"
+    figure.suptitle(f"{title}\nacross: keys, down: queries, each scaled to its largest key{hidden}", fontsize=8)
     return figure
 
 
@@ -69,10 +80,9 @@ def over_heads(
         image = axes.imshow(grid, aspect="auto", cmap="viridis")
         figure.colorbar(image, ax=axes)
         if grid.size <= 96:
-            middle = np.nanmean(grid) if np.isfinite(grid).any() else 0.0
             for (row, column), value in np.ndenumerate(grid):
                 if np.isfinite(value):
-                    colour = "black" if value > middle else "white"
+                    colour = "black" if image.norm(value) > 0.6 else "white"  # viridis is bright from there on
                     axes.text(column, row, f"{value:.2g}", ha="center", va="center", color=colour, fontsize=6)
     figure.axes[0].set_ylabel("layer")
     return figure
@@ -85,7 +95,7 @@ def matrices(found: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[str]
         image = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma")
         axes.set_title(name)
         if len(matrix) <= 32:
-            axes.set_xticks(range(len(matrix)), labels[name], rotation=90, fontsize=7)
+            axes.set_xticks(range(len(matrix)), labels[name], rotation=90 if len(matrix) > 8 else 0, fontsize=7)
             axes.set_yticks(range(len(matrix)), labels[name], fontsize=7)
         figure.colorbar(image, ax=axes)
     return figure
@@ -108,45 +118,52 @@ def lines(
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.axis("off")
+    shown = {}
     for axes, (name, curves) in zip(all_axes, panels.items(), strict=False):
         for label, (x, y) in curves.items():
-            axes.plot(x, y, label=label, marker="." if len(x) < 50 else None, linewidth=1.2)
+            look = figures.look(labels.index(label)) | {"markersize": 3 if len(x) < 50 else 0, "linewidth": 1.2}
+            (shown[label],) = axes.plot(x, y, **look)
         axes.set(xlabel=x_label, ylabel=name)
         axes.grid(alpha=0.3)
         if log_x:
             axes.set_xscale("log", base=log_x)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)  # steps and positions are
         if name in log_y:
             axes.set_yscale("log")
-        if len(curves) > 1:
-            axes.legend(fontsize=7)
+    if len(labels) > 1:
+        figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
     return figure
 
 
 def over_pictures(pictures: np.ndarray, relevance: np.ndarray, titles: Sequence[str]) -> Figure:
-    """Each picture, and the same with its patches lit by their relevance.
+    """Each picture, and below it the same in grey with its patches lit by their relevance, all on one scale.
 
     Args:
       pictures: (N, h, w, c) of any range.
-      relevance: (N, rows, columns).
+      relevance: (N, rows, columns), of each picture its sum 1.
       titles: of each picture.
     """
-    figure = Figure(figsize=(0.4 + 1.7 * len(pictures), 3.8), layout="constrained")
-    for column, (picture, patches, title) in enumerate(zip(pictures, relevance, titles, strict=True)):
-        above, below = (figure.add_subplot(2, len(pictures), row * len(pictures) + column + 1) for row in (0, 1))
+    light = LinearSegmentedColormap.from_list("light", [(*LIGHT, 0.0), (*LIGHT, 0.9)])
+    figure = Figure(figsize=(1.1 + 1.7 * len(pictures), 3.8), layout="constrained")
+    panels = figure.subplots(2, len(pictures), squeeze=False)
+    for (above, below), picture, patches, title in zip(panels.T, pictures, relevance, titles, strict=True):
         low, high = picture.min(), picture.max()
         seen = (picture - low) / max(high - low, 1e-12)
         seen = seen if seen.shape[-1] == 3 else np.repeat(seen.mean(-1, keepdims=True), 3, -1)
         above.imshow(seen)
         above.set_title(title, fontsize=8)
-        below.imshow(seen.mean(-1), cmap="Greys_r")
+        below.imshow(seen.mean(-1), cmap="Greys_r", vmin=-0.5, vmax=1.5)  # neither black nor white, so that light shows
         side = (-0.5, seen.shape[1] - 0.5, seen.shape[0] - 0.5, -0.5)
-        below.imshow(patches, cmap="inferno", alpha=0.6, extent=side, interpolation="nearest")
+        lit = below.imshow(patches, cmap=light, vmin=0, vmax=relevance.max(), extent=side, interpolation="nearest")
         for axes in (above, below):
             axes.set(xticks=[], yticks=[])
+    figure.colorbar(lit, ax=panels[1].tolist(), label="share")
     return figure
 
 
@@ -201,14 +218,14 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
 
 
 def scatters(panels: Mapping[str, Mapping[str, Points]], x_label: str) -> Figure:
-    """Points, one panel a quantity, a colour a label; y is logarithmic where it is positive."""
-    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+    """Points, one panel a quantity, a colour a label, the same labels in each; y is logarithmic where it is positive."""
+    figure = Figure(figsize=(0.8 + 4.8 * len(panels), 3.8), layout="constrained")
     for axes, (name, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for label, (x, y) in groups.items():
-            axes.scatter(x, y, label=label, s=14)
+        for index, (label, (x, y)) in enumerate(groups.items()):
+            axes.plot(x, y, label=label, markersize=4, **figures.look(index) | {"linestyle": ""})
         axes.set(xlabel=x_label, ylabel=name)
         if all(np.min(y) > 0 for _, y in groups.values()):
             axes.set_yscale("log")
-        axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure

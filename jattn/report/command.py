@@ -11,6 +11,7 @@ docs/report.md says more.
 
 import argparse
 import datetime
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or (args.comparison or args.workdir[0]) / PAGE
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}, make it first")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UserError(f"cannot write {out}: choose another --out")
     content = drawn.build(about)
     maps = {} if args.no_attention else drawn.with_attention(content, about, selection, args.seed, args.tokens, _say)
     command = shlex.join(["python", "-m", "jattn", *sys.argv[1:]])

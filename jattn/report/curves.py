@@ -20,14 +20,14 @@ RESAMPLES = 2_000
 LEFT_OUT = ("train/learning_rate", "train/voided_steps")
 
 
-def of_cells(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def of_cells(cells: Sequence[Cell], first: str = "") -> dict[str, dict[str, Any]]:
     """Quantity -> cell -> steps, mean, and low and high of a 95 % interval where there are two runs or more.
 
-    Validation comes first, then what all cells have.
+    The quantity that is named comes first, then the others of validation, then what all cells have.
     """
     found = {cell.name: _of_runs(cell.runs) for cell in cells if cell.runs}
     over = convergence.laid_over({name: of for name, of in found.items() if of})
-    order = sorted(over, key=lambda name: not name.startswith("valid/"))
+    order = sorted(over, key=lambda name: (name != first, not name.startswith("valid/")))
     return {name: {cell: _drawn(*curve) for cell, curve in over[name].items()} for name in order}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from jattn.analysis.selection import Selection
 from jattn.errors import UserError
 from jattn.report import attention, curves
-from jattn.report.shown import Cell, Comparison, Shown, higher_is_better
+from jattn.report.shown import Cell, Comparison, Shown
 from jattn.report.words import named, unit
 
 
@@ -14,8 +14,8 @@ def build(shown: Shown) -> dict[str, Any]:
     """All but the attention, which has to be computed.
 
     Returns:
-      cells: their names in order; baseline: one of them, or null.
-      curves: of each quantity its title, the factor of its unit, whether more is better, and see `curves.of_cells`.
+      cells: their names in order; of a comparison its baseline, its measure, and whether more of it is better.
+      curves: of each quantity its title, the factor of its unit, and see `curves.of_cells`.
       differences, points: of each cell of a comparison what is drawn of it; empty for runs.
       dynamics: see `curves.of_attention`.
       attention, examples: empty; see `with_attention`.
@@ -25,9 +25,10 @@ def build(shown: Shown) -> dict[str, Any]:
         "cells": [cell.name for cell in shown.cells],
         "baseline": found["baseline"] if found else None,
         "measure": named(found["measure"]) if found else None,
+        "higher": bool(found) and found["higher_is_better"],
         "curves": [
-            {"title": named(name), "factor": unit(name)[1], "higher": higher_is_better(name), "cells": of}
-            for name, of in curves.of_cells(shown.cells).items()
+            {"title": named(name), "factor": unit(name)[1], "cells": of}
+            for name, of in curves.of_cells(shown.cells, found["curve"] if found else "").items()
         ],
         "differences": _differences(found) if found else [],
         "points": _points(found) if found else [],

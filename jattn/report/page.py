@@ -93,16 +93,16 @@ def _outcome(found: Comparison) -> str:
     """The verdicts in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for c in found["comparisons"]:
-        by_verdict.setdefault(c["verdict"], []).append(c["cell"])
+        by_verdict.setdefault(c["verdict"].partition(":")[0], []).append(c["cell"])
     if not by_verdict:
         return f"One cell, {found['baseline']}: there is nothing to compare it with."
     order = sorted(by_verdict, key=lambda v: [BETTER, WORSE, NONE_SHOWN].index(v) if v in tables.MARKS else 3)
     parts = []
     for verdict in order:
         cells = by_verdict[verdict]
-        listed = ", ".join(cells) if verdict != NONE_SHOWN or len(cells) <= 3 else str(len(cells))
+        listed = ", ".join(cells) if verdict != NONE_SHOWN or len(cells) <= 3 else count(len(cells), "cell")
         parts.append(f"{verdict}: {listed}")
-    return f"Compared with {found['baseline']}, {'; '.join(parts)}."
+    return f"Against {found['baseline']}: {'; '.join(parts)}."
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
@@ -187,7 +187,8 @@ def _reproduce(shown: Shown, command: str) -> str:
         commands["Each run"] = [row["command"] for row in found["runs"]]
     parts = []
     for name, lines in commands.items():
-        block = f'<pre tabindex="0" data-copy="{name}"><code>{html.escape(chr(10).join(lines))}</code></pre>'
+        code = html.escape("\n".join(lines))
+        block = f'<div class="command" data-copy><pre tabindex="0"><code>{code}</code></pre></div>'
         if len(lines) > 3:
             block = f"<details><summary>{name}: {count(len(lines), 'command')}</summary>{block}</details>"
         else:

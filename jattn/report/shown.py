@@ -8,7 +8,7 @@ from typing import Any
 
 from jattn import config_json
 from jattn.analysis.convergence import names
-from jattn.compare import course, files
+from jattn.compare import files
 from jattn.compare.report import FORMAT
 from jattn.errors import UserError
 from jattn.evaluation.evaluate import RESULTS
@@ -96,11 +96,6 @@ def of_runs(workdirs: Sequence[Path]) -> Shown:
         results={name: found for workdir, name in named.items() if (found := _results(workdir))},
         options={option: of for option, of in values.items() if len(set(of.values())) > 1},
     )
-
-
-def higher_is_better(measure: str) -> bool:
-    """Whether more of a measure, or of a metric such as valid/accuracy, is better."""
-    return measure.rpartition("/")[2] in course.HIGHER_IS_BETTER
 
 
 def _read(folder: Path) -> Comparison:

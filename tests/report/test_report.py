@@ -107,11 +107,12 @@ def test_tables_say_what_the_comparison_found(page, comparison):
 def test_curves_are_means_of_the_runs(drawn, comparison):
     by_title = {curve["title"]: curve for curve in drawn["curves"]}
     accuracy = by_title["valid/accuracy, %"]
-    assert (accuracy["factor"], accuracy["higher"]) == (100, True)
+    assert accuracy["factor"] == 100
     logs = [read_csv(comparison / "softmax" / f"seed{seed}" / "metrics.csv") for seed in (0, 1)]
     expected = [np.mean(pair) for pair in zip(*(log["valid/accuracy"] for log in logs), strict=True) if None not in pair]
     assert accuracy["cells"]["softmax"]["y"] == pytest.approx(expected, rel=1e-4)
-    assert drawn["curves"][0]["title"].startswith("valid/")
+    assert drawn["curves"][0] is accuracy  # what is compared comes first
+    assert (drawn["measure"], drawn["higher"], drawn["baseline"]) == ("accuracy, %", True, "softmax")
     entropy = drawn["dynamics"]["entropy"]["softmax"]["1"]
     assert entropy["x"] == [4, 8, 12]
     logged = [[v for v in log["attention/block_1/entropy"] if v is not None] for log in logs]
@@ -216,7 +217,6 @@ def test_pictures_of_many_patches_are_pooled():
     row = attention._pooled_maps(np.full((1, 1, 46, 46), 1 / 46), np.ones((1, 46), bool), 1, pool)
     np.testing.assert_allclose(row[0, 0, 3], pool.sum(1) / 46)
     fitting = attention._fitting(Model(), Seen(), 64, 20_000)
-    assert (fitting.blocks, len(fitting.pool), fitting.examples) == ((9, 5), 46, 1) or fitting.examples >= 1
     assert 6 * len(fitting.pool) * (len(fitting.pool) + 2) * (1 + fitting.examples) <= 20_000
 
 

@@ -224,12 +224,13 @@ function attentionPanel(panel, page) {
   /** A statistic over the layers of every cell: means over heads. */
   function drawAcross(place, name) {
     const made = figure({ x_axis_label: "layer", y_axis_label: `${name}, mean over heads`, height: 340 });
+    made.below[0].ticker = new Bokeh.FixedTicker({ ticks: [...new Set(page.attention.flatMap((of) => of.layers))] });
     const hidden = new Set();
     const looks = [];
     const drawn = page.attention.flatMap((of) => {
       const values = of.statistics[name];
       if (!values) return [];
-      looks.push(look(page.cells.indexOf(of.cell)));
+      looks.push(look(page, of.cell));
       const mean = (own) => own.reduce((sum, value) => sum + (value ?? NaN), 0) / own.length;
       return [{ name: of.cell, ...drawLine(made, of.cell, looks.at(-1), { x: of.layers, y: values.map(mean) }, of.cell === page.baseline) }];
     });

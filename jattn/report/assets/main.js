@@ -22,7 +22,7 @@ function addLinks() {
 function addCopying() {
   for (const block of findAll("[data-copy]")) {
     const text = find("code", block).textContent;
-    const button = make("button", { type: "button", className: "copy", textContent: "copy" });
+    const button = make("button", { type: "button", textContent: "copy" });
     button.addEventListener("click", async () => {
       try {
         await navigator.clipboard.writeText(text);
@@ -33,7 +33,7 @@ function addCopying() {
       }
       setTimeout(() => (button.textContent = "copy"), 2000);
     });
-    block.prepend(button);
+    block.append(button);
   }
 }
 

@@ -107,12 +107,12 @@ function curvesPanel(panel, page) {
     const { title, factor, cells } = page.curves[state.at];
     const curves = {};
     const looks = [];
-    page.cells.forEach((name, i) => {
+    page.cells.forEach((name) => {
       if (!cells[name]) return;
       const { x, y, low, high } = cells[name];
       curves[name] = { x, y: scaled(y, factor) };
       if (state.bands && low) Object.assign(curves[name], { low: scaled(low, factor), high: scaled(high, factor) });
-      looks.push(look(i));
+      looks.push(look(page, name));
     });
     const axis = { x_axis_label: "step", y_axis_label: title, y_axis_type: state.log ? "log" : "linear" };
     return lines(place, below, curves, looks, state.hidden, { figure: axis, what: "cell", y: title, thick: page.baseline });
@@ -142,16 +142,19 @@ function differencesPanel(panel, page) {
       low: rows.map((row) => row.low ?? row.difference), high: rows.map((row) => row.high ?? row.difference),
       p: rows.map((row) => digits(row.p)), verdict: rows.map((row) => row.verdict),
       colour: rows.map((row) => colour[row.verdict] ?? style("--soft")),
-      marker: rows.map((row) => (row.verdict in colour ? "circle" : "circle_cross")),
     });
-    const label = `${page.measure}: cell − ${page.baseline}`;
+    const better = page.higher ? "more is better →" : "← less is better";
+    const label = `${page.measure}: cell − ${page.baseline} (${better})`;
     const made = figure({ y_range: data.data.cell, height: 90 + 26 * rows.length, x_axis_label: label });
     made.ygrid.grid_line_color = null;
     made.add_layout(new Bokeh.Span({ location: 0, dimension: "height", line_color: style("--ink"), line_width: 1 }));
     const at = { field: "cell" };
     const line = { source: data, line_color: { field: "colour" }, line_width: 2 };
     made.segment({ field: "low" }, at, { field: "high" }, at, line);
-    const fill = { source: data, size: 10, line_color: { field: "colour" }, fill_color: { field: "colour" } };
+    // A hollow point: no difference shown.
+    const filled = rows.map((row) => colour[row.verdict] ?? style("--paper"));
+    data.data.filled = filled;
+    const fill = { source: data, size: 10, line_width: 2, line_color: { field: "colour" }, fill_color: { field: "filled" } };
     const dots = made.scatter({ field: "x" }, at, fill);
     const said = [["cell", "@cell"], ["difference", "@x{+0.0000}"], ["interval", "@low{+0.000} to @high{+0.000}"]];
     hover(made, [dots], [...said, ["corrected p", "@p"], ["", "@verdict"]]);
@@ -159,6 +162,37 @@ function differencesPanel(panel, page) {
   };
   onTheme(draw);
   return draw();
+}
+
+/** Names beside points, on the side where there is room; those without room are left to the pointer. */
+function nameApart(made, rows, cost, width) {
+  const [inside, height] = [Math.max(200, width - 90), 350];
+  const spread = (values) => [Math.min(...values), Math.max(...values) - Math.min(...values) || 1];
+  const [left, across] = spread(rows.map((row) => Math.log(row.costs[cost])));
+  const [low, up] = spread(rows.flatMap((row) => [row.low, row.high]));
+  const taken = [];
+  const points = rows.map((row) => {
+    const x = (0.05 + (0.9 * (Math.log(row.costs[cost]) - left)) / across) * inside;
+    const y = (0.05 + (0.9 * (row.value - low)) / up) * height;
+    taken.push([x - 5, x + 5, y - 5, y + 5]);
+    return [row, x, y];
+  });
+  const free = (box) => box[0] > 0 && box[1] < inside && !taken.some((other) =>
+    box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3]);
+  for (const [row, x, y] of points) {
+    const length = 6.5 * row.cell.length;
+    const sides = [[8, 0, "left"], [-8, 0, "right"], [0, -14, "center"], [0, 14, "center"]];
+    for (const [dx, dy, align] of sides) {
+      const from = x + dx - { left: 0, right: length, center: length / 2 }[align];
+      const box = [from, from + length, y - dy - 7, y - dy + 7];
+      if (!free(box)) continue;
+      taken.push(box);
+      const look = { text_font_size: "11px", text_color: style("--ink"), text_font: style("--sans"), text_baseline: "middle" };
+      const at = [{ value: row.costs[cost] }, { value: row.value }, { value: row.cell }];
+      made.text(...at, { ...look, text_align: align, x_offset: dx, y_offset: dy });
+      break;
+    }
+  }
 }
 
 function costPanel(panel, page) {
@@ -178,8 +212,7 @@ function costPanel(panel, page) {
     const line = { source: data, line_color: { field: "colour" }, line_width: 1.5, line_alpha: 0.6 };
     made.segment(x, { field: "low" }, x, { field: "high" }, line);
     const dots = made.scatter(x, { field: "y" }, { source: data, size: 9, color: { field: "colour" } });
-    const words = { source: data, text_font_size: "11px", text_color: style("--ink") };
-    made.text(x, { field: "y" }, { field: "cell" }, { ...words, text_font: style("--sans"), x_offset: 8, text_baseline: "middle" });
+    nameApart(made, rows, state.cost, place.clientWidth);
     hover(made, [dots], [["cell", "@cell"], [page.measure, "@y{0.0000}"], ["interval", "@low{0.000} to @high{0.000}"], [state.cost, "@x{0,0.[00]}"]]);
     return show(place, made);
   };
@@ -216,10 +249,10 @@ function dynamicsPanel(panel, page) {
         looks.push(byDepth(i, own.length));
       });
     } else {
-      page.cells.forEach((cell, i) => {
+      page.cells.forEach((cell) => {
         if (!found[cell]?.[name]) return;
         curves[cell] = found[cell][name];
-        looks.push(look(i));
+        looks.push(look(page, cell));
       });
     }
     const options = { figure: { x_axis_label: "step", y_axis_label: state.statistic, height: 340 }, what: kind === "cell" ? "layer" : "cell" };

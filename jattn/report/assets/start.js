@@ -44,11 +44,13 @@ function block(kind, name) {
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colours = (name) => style(name).split(",").map((colour) => colour.trim());
-const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
+const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3], [14, 3], [2, 7]];
 
-/** The colour and the dashes of cell number i: no two of the first 36 have both alike. */
-function look(i) {
+/** The colour and the dashes of a cell: the baseline in ink; no two of the 36 others before they repeat are alike. */
+function look(page, name) {
+  if (name === page.baseline) return { colour: style("--ink"), dash: [] };
   const series = colours("--series");
+  const i = page.cells.filter((cell) => cell !== page.baseline).indexOf(name);
   return { colour: series[i % series.length], dash: DASHES[Math.floor(i / series.length) % DASHES.length] };
 }
 

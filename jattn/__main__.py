@@ -12,6 +12,7 @@ from jattn.compare import command as compare
 from jattn.data import get, listing
 from jattn.interop import command as import_command
 from jattn.process import prepare_process
+from jattn.report import command as report_page
 
 BENCHMARKS = {
     "attention": (attention, "time and memory of the attention core and of every mechanism"),
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "generate", generate, "text from a trained language model")
     _add(commands, "analyze", analyze, "what the attention of a trained model does")
     _add(commands, "compare", compare, "run a grid of cells and seeds, and say what their differences show")
+    _add(commands, "report", report_page, "a comparison, or runs, as one HTML page")
     data = commands.add_parser("data", help="get data sets, list those that are there")
     actions = data.add_subparsers(dest="action", required=True, metavar="action")
     for name, (module, text) in DATA.items():

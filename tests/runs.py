@@ -9,6 +9,9 @@ from types import ModuleType
 import numpy as np
 
 from jattn import data
+from jattn.__main__ import main
+from jattn.compare import runs, worker
+from jattn.compare.grid import cells, parse_axis
 from jattn.config import Config
 from jattn.data import Dataset
 from jattn.data.pictures import Pictures
@@ -135,3 +138,25 @@ def smoke_run(tmp_path_factory, name: str) -> Path:
             train(smoke_config(tmp_path_factory, name), folder / "run")
             (folder / "done").touch()
     return folder / "run"
+
+
+COMPARED = ("softmax", "kvt(topk=8)", "adaptive_span(max_span=16, softness=4)")
+"""Cells of `smoke_comparison`."""
+
+
+def smoke_comparison(tmp_path_factory) -> Path:
+    """The folder of a finished comparison of small digits models, two seeds each; look at it, do not change it."""
+    folder = session_folder(tmp_path_factory) / "comparison"
+    folder.mkdir(parents=True, exist_ok=True)
+    config, axis = "configs/digits_vit.py:smoke", f"model.attention.name={';'.join(COMPARED)}"
+    flags = ["--config.model.depth=2", "--config.logging.attention_every=4"]
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            # In this process, which has imported and compiled what runs share; the command then finds them finished.
+            for job in runs.make_jobs(cells(config, [parse_axis(axis)], flags), range(2), folder / "dir", "test", "best"):
+                job.folder.parent.mkdir(parents=True, exist_ok=True)
+                assert worker.main(runs.worker_command(job)[3:]) == 0
+            assert main(["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", *flags]) == 0
+            (folder / "done").touch()
+    return folder / "dir"

@@ -29,6 +29,7 @@ ORDER = [
     {"bench"},
     {"compare"},
     {"analysis"},
+    {"report"},
     {"__main__"},
 ]
 

@@ -159,3 +159,10 @@ def _weights_of(model: Transformer, layers: tuple[int, ...]) -> Callable[[PyTree
 def has_class_token(model: Transformer) -> bool:
     """Whether token 0 is one that the model put there."""
     return getattr(model, "pooling", None) == "class_token"
+
+
+def texts_of_tokens(dataset: Dataset, inputs: np.ndarray) -> list[str]:
+    """Each token as text, or as its number where the data are no text."""
+    if dataset.fitted is None:
+        return [f"{token} " for token in inputs.tolist()]
+    return [dataset.fitted.decode([token]) for token in inputs.tolist()]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jattn.analysis import patterns, pictures, similarity
-from jattn.analysis.observe import Observed, has_class_token, observe
+from jattn.analysis.observe import Observed, has_class_token, observe, texts_of_tokens
 from jattn.analysis.report import Report, table
 from jattn.analysis.rollout import over_picture, rollout
 from jattn.analysis.selection import Selection
@@ -51,17 +51,13 @@ def report(selection: Selection) -> Report:
         _roll(made, seen, experiment)
     else:
         made.notes.append("rollout follows all layers and heads: leave --layers and --heads out to get it")
-    if any(np.abs(w.sum(-1)[_counted(w, seen)] - 1).max(initial=0) > 1e-3 for w in seen.weights):
+    if not all(patterns.sums_to_one(weights, seen.real) for weights in seen.weights):
         made.notes.append(
             "the weights of some layers do not sum to 1 over the keys: statistics are those of their shares"
         )
     if len(seen.examples) == 1:
         made.notes.append("one example has no spread: spread is 0 and stability 1; choose more with --examples")
     return made
-
-
-def _counted(weights: np.ndarray, seen: Observed) -> np.ndarray:
-    return np.broadcast_to(seen.real[:, None], weights.shape[:-1]) & (np.abs(weights).sum(-1) > patterns.TINY)
 
 
 def _rows(seen: Observed, mechanisms: list[str], found: list[dict[str, np.ndarray]]) -> list[list[Any]]:
@@ -119,7 +115,7 @@ def _roll(made: Report, seen: Observed, experiment: Any) -> None:
             read, what = rolled[place, 0], "of its class token"
         else:
             read, what = rolled[place][real].mean(0), "of its tokens' mean"
-        tokens = _tokens(experiment.dataset, seen.inputs[place])
+        tokens = texts_of_tokens(experiment.dataset, seen.inputs[place])
         kept = real[1:] if first else real
         for heading, weights in [
             (f"example {example}: rollout {what}", read),
@@ -139,10 +135,3 @@ def _roll(made: Report, seen: Observed, experiment: Any) -> None:
 def _given(weights: np.ndarray, real: np.ndarray) -> np.ndarray:
     """What each key is given, by all real queries of all heads: (S,)."""
     return patterns.shares(weights)[:, real].mean((0, 1))
-
-
-def _tokens(dataset: Any, inputs: np.ndarray) -> list[str]:
-    """Each token as text, or as its number where the data are no text."""
-    if dataset.fitted is None:
-        return [f"{token} " for token in inputs.tolist()]
-    return [dataset.fitted.decode([token]) for token in inputs.tolist()]

@@ -45,6 +45,12 @@ def shares(weights: Maps) -> Maps:
     return np.divide(size, total, out=np.zeros_like(size), where=total > TINY)
 
 
+def sums_to_one(weights: Maps, real: np.ndarray) -> bool:
+    """Whether each real query's weights sum to 1 over the keys, if it has keys at all."""
+    counted = real[:, None] & (np.abs(weights).sum(-1) > TINY)
+    return bool(np.abs(weights.sum(-1)[counted] - 1).max(initial=0.0) <= 1e-3)
+
+
 def entropy(p: Maps) -> np.ndarray:
     """Of each row of shares, in nats: (N, H, T)."""
     return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)

@@ -141,6 +141,13 @@ def lines(
     return figure
 
 
+def visible(picture: np.ndarray) -> np.ndarray:
+    """A picture (h, w, c) of any range as colours (h, w, 3) between 0 and 1."""
+    low, high = picture.min(), picture.max()
+    seen = (picture - low) / max(high - low, 1e-12)
+    return seen if seen.shape[-1] == 3 else np.repeat(seen.mean(-1, keepdims=True), 3, -1)
+
+
 def over_pictures(pictures: np.ndarray, relevance: np.ndarray, titles: Sequence[str]) -> Figure:
     """Each picture, and below it the same in grey with its patches lit by their relevance, all on one scale.
 
@@ -153,9 +160,7 @@ def over_pictures(pictures: np.ndarray, relevance: np.ndarray, titles: Sequence[
     figure = Figure(figsize=(1.1 + 1.7 * len(pictures), 3.8), layout="constrained")
     panels = figure.subplots(2, len(pictures), squeeze=False)
     for (above, below), picture, patches, title in zip(panels.T, pictures, relevance, titles, strict=True):
-        low, high = picture.min(), picture.max()
-        seen = (picture - low) / max(high - low, 1e-12)
-        seen = seen if seen.shape[-1] == 3 else np.repeat(seen.mean(-1, keepdims=True), 3, -1)
+        seen = visible(picture)
         above.imshow(seen)
         above.set_title(title, fontsize=8)
         below.imshow(seen.mean(-1), cmap="Greys_r", vmin=-0.5, vmax=1.5)  # neither black nor white, so that light shows

@@ -1,0 +1,1 @@
+"""`python -m jattn report`: a comparison, or runs, as one HTML page that needs no network."""

@@ -1,0 +1,274 @@
+// Plots by Bokeh: curves, differences, quality against cost, attention over training.
+
+/** An empty figure in the theme's colours. It lets a page scroll: panning and zooming are chosen in its toolbar. */
+function figure(options) {
+  const made = Bokeh.Plotting.figure({
+    sizing_mode: "stretch_width", height: 400, tools: "pan,box_zoom,reset,save", toolbar_location: "above",
+    background_fill_color: style("--paper"), border_fill_color: style("--paper"), outline_line_color: null,
+    stylesheets: [":host .bk-events { touch-action: pan-y !important; }"], ...options,
+  });
+  made.toolbar.logo = null;
+  made.toolbar.active_drag = null;
+  const text = { text_color: style("--soft"), text_font: style("--sans"), text_font_style: "normal" };
+  for (const axis of [...made.below, ...made.left]) {
+    for (const [name, value] of Object.entries(text)) {
+      axis[`axis_label_${name}`] = value;
+      axis[`major_label_${name}`] = value;
+    }
+    Object.assign(axis, { axis_line_color: style("--line"), major_tick_line_color: style("--line") });
+    Object.assign(axis, { minor_tick_line_color: null, axis_label_text_font_size: "13px" });
+    axis.major_label_text_font_size = "12px";
+  }
+  for (const grid of made.center) grid.grid_line_color = style("--line");
+  return made;
+}
+
+const views = new Map();
+
+/** Puts a figure in the place of the one before. */
+async function show(place, made) {
+  views.get(place)?.remove();
+  place.replaceChildren();
+  views.set(place, await Bokeh.Plotting.show(made, place));
+}
+
+function hover(made, renderers, tooltips) {
+  made.add_tools(new Bokeh.HoverTool({ renderers, tooltips, line_policy: "nearest" }));
+}
+
+const source = (data) => new Bokeh.ColumnDataSource({ data });
+
+/** One line, with its band where it has one; returns the line and all that is drawn. */
+function drawLine(made, name, { colour, dash }, { x, y, low, high }, thick) {
+  const data = source({ x, y, name: x.map(() => name) });
+  const line = made.line({ field: "x" }, { field: "y" }, {
+    source: data, line_color: colour, line_width: thick ? 3 : 1.8, line_dash: dash, line_join: "round",
+  });
+  const drawn = [line];
+  if (low) {
+    const ends = source({ x, low, high });
+    const fill = { source: ends, fill_color: colour, fill_alpha: 0.13 };
+    drawn.unshift(made.varea({ field: "x" }, { field: "low" }, { field: "high" }, fill));
+  }
+  if (x.length === 1) drawn.push(made.scatter({ field: "x" }, { field: "y" }, { source: data, color: colour, size: 6 }));
+  return { line, drawn };
+}
+
+/** Buttons that show and hide what is drawn of each name. */
+function legend(names, looks, hidden, onChange) {
+  const box = make("div", { className: "legend", role: "group", "aria-label": "Shown" });
+  const draw = () => {
+    box.replaceChildren();
+    names.forEach((name, i) => {
+      const button = make("button", { type: "button", "aria-pressed": String(!hidden.has(name)) });
+      const dash = looks[i].dash.join(" ");
+      button.innerHTML = `<svg aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" stroke-width="3"/></svg>`;
+      find("line", button).setAttribute("stroke", looks[i].colour);
+      find("line", button).setAttribute("stroke-dasharray", dash);
+      button.append(name);
+      button.addEventListener("click", () => toggle(hidden.has(name) ? hidden.delete(name) : hidden.add(name)));
+      box.append(button);
+    });
+    if (names.length > 3) {
+      const all = make("button", { type: "button", textContent: hidden.size ? "show all" : "hide all" });
+      all.addEventListener("click", () => toggle(hidden.size ? hidden.clear() : names.forEach((name) => hidden.add(name))));
+      box.append(all);
+    }
+  };
+  const toggle = () => {
+    const place = [...box.children].indexOf(document.activeElement);
+    draw();
+    box.children[place]?.focus();
+    onChange();
+  };
+  draw();
+  return box;
+}
+
+/** Lines by name with a legend: names -> curve; what was hidden stays so when the plot is drawn again. */
+async function lines(place, below, curves, looks, hidden, options) {
+  const made = figure(options.figure);
+  const names = Object.keys(curves);
+  const parts = names.map((name, i) => drawLine(made, name, looks[i], curves[name], name === options.thick));
+  hover(made, parts.map((part) => part.line), [[options.what, "@name"], ["step", "@x{0,0}"], [options.y, "@y{0.0000}"]]);
+  const update = () => parts.forEach(({ drawn }, i) => drawn.forEach((one) => (one.visible = !hidden.has(names[i]))));
+  update();
+  below.replaceChildren(...(names.length > 1 ? [legend(names, looks, hidden, update)] : []));
+  await show(place, made);
+}
+
+const scaled = (values, factor) => values?.map((value) => (value === null ? NaN : factor * value));
+
+function curvesPanel(panel, page) {
+  const state = { at: 0, log: false, bands: page.cells.length <= 6, hidden: new Set() };
+  const place = make("div", { className: "drawing" });
+  const below = make("div");
+  const draw = () => {
+    const { title, factor, cells } = page.curves[state.at];
+    const curves = {};
+    const looks = [];
+    page.cells.forEach((name) => {
+      if (!cells[name]) return;
+      const { x, y, low, high } = cells[name];
+      curves[name] = { x, y: scaled(y, factor) };
+      if (state.bands && low) Object.assign(curves[name], { low: scaled(low, factor), high: scaled(high, factor) });
+      looks.push(look(page, name));
+    });
+    const axis = { x_axis_label: "step", y_axis_label: title, y_axis_type: state.log ? "log" : "linear" };
+    return lines(place, below, curves, looks, state.hidden, { figure: axis, what: "cell", y: title, thick: page.baseline });
+  };
+  const change = (name, read) => (value) => {
+    state[name] = read(value);
+    draw();
+  };
+  const quantities = page.curves.map(({ title }, i) => [i, title]);
+  const controls = make("div", { className: "controls" }, choice("Quantity", quantities, 0, change("at", Number)));
+  controls.append(tick("logarithmic", state.log, change("log", Boolean)));
+  const some = page.curves.some(({ cells }) => Object.values(cells).some((curve) => curve.low));
+  if (some) controls.append(tick("intervals", state.bands, change("bands", Boolean)));
+  panel.append(controls, place, below);
+  onTheme(draw);
+  return draw();
+}
+
+function differencesPanel(panel, page) {
+  const place = make("div", { className: "drawing" });
+  panel.append(place);
+  const draw = () => {
+    const rows = page.differences.filter((row) => row.difference !== null).sort((a, b) => a.difference - b.difference);
+    const colour = { better: style("--better"), worse: style("--worse") };
+    const data = source({
+      cell: rows.map((row) => row.cell), x: rows.map((row) => row.difference),
+      low: rows.map((row) => row.low ?? row.difference), high: rows.map((row) => row.high ?? row.difference),
+      p: rows.map((row) => digits(row.p)), verdict: rows.map((row) => row.verdict),
+      colour: rows.map((row) => colour[row.verdict] ?? style("--soft")),
+    });
+    const better = page.higher ? "more is better →" : "← less is better";
+    const label = `${page.measure}: cell − ${page.baseline} (${better})`;
+    const made = figure({ y_range: data.data.cell, height: 90 + 26 * rows.length, x_axis_label: label });
+    made.ygrid.grid_line_color = null;
+    made.add_layout(new Bokeh.Span({ location: 0, dimension: "height", line_color: style("--ink"), line_width: 1 }));
+    const at = { field: "cell" };
+    const line = { source: data, line_color: { field: "colour" }, line_width: 2 };
+    made.segment({ field: "low" }, at, { field: "high" }, at, line);
+    // A hollow point: no difference shown.
+    const filled = rows.map((row) => colour[row.verdict] ?? style("--paper"));
+    data.data.filled = filled;
+    const fill = { source: data, size: 10, line_width: 2, line_color: { field: "colour" }, fill_color: { field: "filled" } };
+    const dots = made.scatter({ field: "x" }, at, fill);
+    const said = [["cell", "@cell"], ["difference", "@x{+0.0000}"], ["interval", "@low{+0.000} to @high{+0.000}"]];
+    hover(made, [dots], [...said, ["corrected p", "@p"], ["", "@verdict"]]);
+    return show(place, made);
+  };
+  onTheme(draw);
+  return draw();
+}
+
+/** Names beside points, on the side where there is room; those without room are left to the pointer. */
+function nameApart(made, rows, cost, width) {
+  const [inside, height] = [Math.max(200, width - 90), 350];
+  const spread = (values) => [Math.min(...values), Math.max(...values) - Math.min(...values) || 1];
+  const [left, across] = spread(rows.map((row) => Math.log(row.costs[cost])));
+  const [low, up] = spread(rows.flatMap((row) => [row.low, row.high]));
+  const taken = [];
+  const points = rows.map((row) => {
+    const x = (0.05 + (0.9 * (Math.log(row.costs[cost]) - left)) / across) * inside;
+    const y = (0.05 + (0.9 * (row.value - low)) / up) * height;
+    taken.push([x - 5, x + 5, y - 5, y + 5]);
+    return [row, x, y];
+  });
+  const free = (box) => box[0] > 0 && box[1] < inside && !taken.some((other) =>
+    box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3]);
+  for (const [row, x, y] of points) {
+    const length = 6.5 * row.cell.length;
+    const sides = [[8, 0, "left"], [-8, 0, "right"], [0, -14, "center"], [0, 14, "center"]];
+    for (const [dx, dy, align] of sides) {
+      const from = x + dx - { left: 0, right: length, center: length / 2 }[align];
+      const box = [from, from + length, y - dy - 7, y - dy + 7];
+      if (!free(box)) continue;
+      taken.push(box);
+      const look = { text_font_size: "11px", text_color: style("--ink"), text_font: style("--sans"), text_baseline: "middle" };
+      const at = [{ value: row.costs[cost] }, { value: row.value }, { value: row.cell }];
+      made.text(...at, { ...look, text_align: align, x_offset: dx, y_offset: dy });
+      break;
+    }
+  }
+}
+
+function costPanel(panel, page) {
+  const names = Object.keys(page.points[0].costs).filter((name) => page.points.some(({ costs }) => costs[name] !== null));
+  const state = { cost: names[0] };
+  const place = make("div", { className: "drawing" });
+  const draw = () => {
+    const rows = page.points.filter(({ costs }) => costs[state.cost] !== null);
+    const colour = (row) => (row.cell === page.baseline ? style("--ink") : style("--accent"));
+    const data = source({
+      cell: rows.map((row) => row.cell), x: rows.map((row) => row.costs[state.cost]), y: rows.map((row) => row.value),
+      low: rows.map((row) => row.low), high: rows.map((row) => row.high), colour: rows.map(colour),
+    });
+    const axes = { x_axis_label: `${state.cost} (logarithmic)`, y_axis_label: page.measure, x_axis_type: "log", height: 440 };
+    const made = figure(axes);
+    const x = { field: "x" };
+    const line = { source: data, line_color: { field: "colour" }, line_width: 1.5, line_alpha: 0.6 };
+    made.segment(x, { field: "low" }, x, { field: "high" }, line);
+    const dots = made.scatter(x, { field: "y" }, { source: data, size: 9, color: { field: "colour" } });
+    nameApart(made, rows, state.cost, place.clientWidth);
+    hover(made, [dots], [["cell", "@cell"], [page.measure, "@y{0.0000}"], ["interval", "@low{0.000} to @high{0.000}"], [state.cost, "@x{0,0.[00]}"]]);
+    return show(place, made);
+  };
+  const change = (value) => {
+    state.cost = value;
+    draw();
+  };
+  const choices = names.map((name) => [name, name]);
+  panel.append(make("div", { className: "controls" }, choice("Cost", choices, state.cost, change)), place);
+  onTheme(draw);
+  return draw();
+}
+
+/** Colours of layers: from the ramp's middle to its end. */
+const byDepth = (i, count) => ({ colour: css(ramp()[Math.round(90 + (165 * i) / Math.max(1, count - 1))]), dash: DASHES[i % 3] });
+
+function dynamicsPanel(panel, page) {
+  const statistics = Object.keys(page.dynamics);
+  const first = page.dynamics[statistics[0]];
+  const cells = page.cells.filter((name) => first[name]);
+  const layers = [...new Set(cells.flatMap((name) => Object.keys(first[name])))];
+  const state = { statistic: statistics.includes("entropy") ? "entropy" : statistics[0], of: `cell ${cells[0]}`, hidden: new Set() };
+  const place = make("div", { className: "drawing" });
+  const below = make("div");
+  const draw = () => {
+    const found = page.dynamics[state.statistic];
+    const [kind, name] = [state.of.slice(0, 5).trim(), state.of.slice(5).trim()];
+    const curves = {};
+    const looks = [];
+    if (kind === "cell") {
+      const own = Object.entries(found[name] ?? {});
+      own.forEach(([layer, curve], i) => {
+        curves[`layer ${layer}`] = curve;
+        looks.push(byDepth(i, own.length));
+      });
+    } else {
+      page.cells.forEach((cell) => {
+        if (!found[cell]?.[name]) return;
+        curves[cell] = found[cell][name];
+        looks.push(look(page, cell));
+      });
+    }
+    const options = { figure: { x_axis_label: "step", y_axis_label: state.statistic, height: 340 }, what: kind === "cell" ? "layer" : "cell" };
+    return lines(place, below, curves, looks, state.hidden, { ...options, y: state.statistic, thick: page.baseline });
+  };
+  const change = (name) => (value) => {
+    state[name] = value;
+    if (name === "of") state.hidden.clear();
+    draw();
+  };
+  const shown = cells.map((name) => [`cell ${name}`, `layers of ${name}`]);
+  if (cells.length > 1) shown.push(...layers.map((layer) => [`layer ${layer}`, `layer ${layer} of all cells`]));
+  const controls = make("div", { className: "controls" });
+  controls.append(choice("Statistic", statistics.map((name) => [name, name]), state.statistic, change("statistic")));
+  controls.append(choice("Lines", shown, state.of, change("of")));
+  panel.append(controls, place, below);
+  onTheme(draw);
+  return draw();
+}

@@ -82,7 +82,7 @@ def configured(file: str, changes: dict, steps: int, seed: int) -> Config:
         config.data.options = "sequence_length=64"
     config.seed, config.steps, config.epochs = seed, steps, None
     config.validation = ValidationConfig(every=steps)
-    config.checkpoint = CheckpointConfig(every=steps // CHECKPOINTS, keep=CHECKPOINTS)
+    config.checkpoint = CheckpointConfig(every=steps // CHECKPOINTS, keep=100)  # a run that was stopped has more
     config.logging.tensorboard, config.logging.attention_every = False, None
     return config
 

@@ -28,12 +28,11 @@ from jattn.training.metrics import read_csv  # noqa: E402
 from jattn.training.trained import open_trained  # noqa: E402
 
 CELLS = {
-    "digits, natural, 4 blocks": ("digits_vit", "natural", {}),
-    "digits, neural, 4 blocks": ("digits_vit", "neural", {}),
-    "digits, natural, 12 blocks": ("digits_vit", "natural", {"depth": 12}),
-    "python_docs, natural, 8 blocks": ("python_docs_lm", "natural", {"depth": 8, "width": 64}),
+    "digits, 4 blocks": ("digits_vit", {}),
+    "python_docs, 8 blocks": ("python_docs_lm", {"depth": 8, "width": 32}),
+    "digits, 12 blocks": ("digits_vit", {"depth": 12, "width": 32}),
 }
-"""Name -> config, its argument, and what is changed of its model."""
+"""Name -> config, whose mechanism is natural attention, and what is changed of it."""
 
 CHECKPOINTS = 6
 """Of a run, equally far apart, and its beginning besides."""
@@ -59,10 +58,10 @@ def main() -> None:
         parser.error(f"--seeds must be at least 2, and --steps divide by {CHECKPOINTS}")
     prepare_process()
     found = {}
-    for name, (file, argument, changes) in CELLS.items():
+    for name, (file, changes) in CELLS.items():
         for seed in range(args.seeds):
             folder = args.runs / f"{name.replace(', ', '-').replace(' ', '_')}-{args.steps}" / f"seed{seed}"
-            config = configured(file, argument, changes, args.steps, seed)
+            config = configured(file, changes, args.steps, seed)
             found.setdefault(name, []).append(of_run(config, folder, args.examples))
             print(f"{name}, seed {seed}: {_shown(found[name][-1][-1])}", flush=True)
     command = " ".join(["python", "scripts/energy_and_curvature.py", *sys.argv[1:]])
@@ -74,14 +73,16 @@ def main() -> None:
     page.write_text(_replaced(page.read_text(), table(found, command)))
 
 
-def configured(file: str, argument: str, changes: dict, steps: int, seed: int) -> Config:
+def configured(file: str, changes: dict, steps: int, seed: int) -> Config:
     """One run that keeps all of its checkpoints and writes little else."""
-    config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"](argument)
+    config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"]("natural")
     for name, value in changes.items():
         setattr(config.model, name, value)
+    if config.data.name == "python_docs":
+        config.data.options = "sequence_length=64"
     config.seed, config.steps, config.epochs = seed, steps, None
     config.validation = ValidationConfig(every=steps)
-    config.checkpoint = CheckpointConfig(every=steps // CHECKPOINTS, keep=CHECKPOINTS)
+    config.checkpoint = CheckpointConfig(every=steps // CHECKPOINTS, keep=100)  # a run that was stopped has more
     config.logging.tensorboard, config.logging.attention_every = False, None
     return config
 

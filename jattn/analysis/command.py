@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         if len(selection.workdirs) > 1 and what not in SEVERAL:
             able = ", ".join(SEVERAL)
             raise UserError(f"--what={what} looks at one run: give one --workdir ({able} lay several over one another)")
+    selection.check_same_data()
     folder = args.out or selection.workdirs[0] / "analysis"
     for what in args.what:
         found = WHAT[what][0].report(selection)

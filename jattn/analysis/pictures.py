@@ -223,7 +223,7 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
 
 
 def scatters(panels: Mapping[str, Mapping[str, Points]], x_label: str) -> Figure:
-    """Points, one panel a quantity, a colour a label, the same labels in each; y is logarithmic where positive."""
+    """Points, one panel a quantity, a colour a label, the same in each; y is logarithmic where it is positive."""
     figure = Figure(figsize=(0.8 + 4.8 * len(panels), 3.8), layout="constrained")
     for axes, (name, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for index, (label, (x, y)) in enumerate(groups.items()):

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jattn import config_json
 from jattn.analysis.observe import parse_examples
+from jattn.compare.grid import SAME_DATA
+from jattn.errors import UserError
+from jattn.training.run import read_config
 from jattn.training.setup import Experiment
 from jattn.training.trained import Trained, open_trained
 
@@ -30,6 +34,19 @@ class Selection:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     timed_batches: int = 0
+
+    def check_same_data(self) -> None:
+        """Raises UserError where runs that are to be laid over one another have other data than the first."""
+        first, *others = self.workdirs
+        expected = config_json.flatten(read_config(first))
+        for workdir in others:
+            found = config_json.flatten(read_config(workdir))
+            for option in SAME_DATA:
+                if found[option] != expected[option]:
+                    raise UserError(
+                        f"{first} and {workdir} differ in {option} ({expected[option]!r} and {found[option]!r}), so "
+                        "they do not compare: give runs of the same data, or analyse each by itself"
+                    )
 
     def open(self, workdir: Path, *, reads_data: bool = True) -> Trained:
         """A run at the checkpoint, see `open_trained`. Raises UserError if there is none."""

@@ -18,7 +18,7 @@ MECHANISM = "model.attention.name"
 """The axis whose values may carry options."""
 
 _OPTIONS = "model.attention.options"
-_SHARED = ("data.name", "data.source", "data.path", "data.tokenizer", "data.options", "validation.split")
+SAME_DATA = ("data.name", "data.source", "data.path", "data.tokenizer", "data.options", "validation.split")
 """Options that decide which examples there are, and on which the best checkpoint is chosen."""
 
 
@@ -116,7 +116,7 @@ def check_comparable(made: Sequence[Cell]) -> None:
                 f"{one.name!r} and {cell.name!r} would share the folder {one.folder!r}: give values whose letters and "
                 "digits differ"
             )
-    check_equal(made, _SHARED)
+    check_equal(made, SAME_DATA)
 
 
 def check_equal(made: Sequence[Cell], options: Sequence[str]) -> None:

@@ -108,6 +108,14 @@ def test_mistakes(run, capsys, words, message):
     assert error.count("\n") == 1
 
 
+def test_a_run_that_has_saved_nothing_yet(run, tmp_path, capsys):
+    shutil.copy(run / "config.json", tmp_path)
+    assert main(["analyze", "--workdir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'checkpoints'} holds no checkpoint" in error
+    assert error.count("\n") == 1
+
+
 def test_energies_and_curvature(trained):
     experiment = trained.experiment
     found = curvature.measure(experiment, trained.params, "valid", EXAMPLES)

@@ -9,7 +9,7 @@ from jattn import config_json
 from jattn.__main__ import main
 from jattn.analysis import of_dynamics
 from jattn.analysis.convergence import curves, laid_over, names, summary
-from jattn.config import Config, ModelConfig
+from jattn.config import Config, DataConfig, ModelConfig
 from jattn.errors import UserError
 
 
@@ -83,6 +83,17 @@ def test_command(logged, capsys):
     assert written["summary"]["train/energy"]["b"]["level"] == 3.5
     assert (logged / "a" / "analysis" / "convergence-curves.png").stat().st_size > 1000
     assert "train/perplexity" in capsys.readouterr().out
+
+
+def test_runs_of_other_data_are_not_laid_over_one_another(logged, capsys):
+    other = Config(steps=40, model=ModelConfig(name="language_model"), data=DataConfig(name="python_docs"))
+    (logged / "b" / "config.json").write_text(config_json.to_json(other))
+    assert main(["analyze", "--workdir", str(logged / "a"), str(logged / "b"), "--what=convergence"]) == 2
+    error = capsys.readouterr().err
+    assert "a and " in error
+    assert "differ in data.name ('digits' and 'python_docs')" in error
+    assert error.count("\n") == 1
+    assert not (logged / "a" / "analysis").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,12 +41,14 @@ def of_values(title: str, values: Mapping[str, statistics.Values], factor: float
       factor: multiplies what is shown: 100 for percent.
 
     Returns:
-      A table with the columns of a comparison; a notebook shows it if it ends a cell. p-values are corrected by Holm's
-      method for the number of cells that are compared.
+      A table with the columns of a comparison; a notebook shows it if it ends a cell. p-values are corrected for the
+      number of cells that are compared.
     """
     first, *others = values
     pairs = {name: statistics.paired(values[name], values[first]) for name in others}
-    corrected = statistics.holm({name: pair.p_value for name, pair in pairs.items()})
+    corrected = statistics.corrected_together(
+        {name: dict(enumerate(np.subtract(values[name], values[first]))) for name in others}
+    )
     rows = []
     for name, own in values.items():
         row = {

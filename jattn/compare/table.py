@@ -1,11 +1,15 @@
 """A comparison for the eye: what was found, what it cost, and what to bear in mind."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from jattn.compare import statistics
 
 Report = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -23,15 +27,44 @@ def show(console: Console, report: Report) -> None:
     tables[_cost_title(report)] = [_cost(report, cell) for cell in report["cells"]]
     for title, rows in tables.items():
         console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
-        table = Table()
-        for name in rows[0]:
-            words = name in ("cell", "verdict")
-            table.add_column(name, justify="left" if words else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(escape, row.values()))
-        console.print(table)
+        console.print(_table(rows))
     for note in report["notes"]:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def of_values(title: str, values: Mapping[str, statistics.Values], factor: float = 1.0) -> Table:
+    """Runs that no `compare` made: means of one measure, and paired differences to the first of the cells.
+
+    Args:
+      title: of the table.
+      values: cell -> the measure of its runs, in each cell of the same seeds in the same order.
+      factor: multiplies what is shown: 100 for percent.
+
+    Returns:
+      A table with the columns of a comparison; a notebook shows it if it ends a cell. p-values are corrected for the
+      number of cells that are compared.
+    """
+    first, *others = values
+    pairs = {name: statistics.paired(values[name], values[first]) for name in others}
+    corrected = statistics.corrected_together(
+        {name: dict(enumerate(np.subtract(values[name], values[first]))) for name in others}
+    )
+    rows = []
+    for name, own in values.items():
+        row = {
+            "cell": name,
+            "mean ± s.e.": _mean(dataclasses.asdict(statistics.summary(own)), factor),
+            "each run": ", ".join(_number(value, factor) for value in own),
+            "difference": "",
+            "95 % interval": "",
+            "p": "",
+        }
+        if name in pairs:
+            row["difference"] = _number(pairs[name].difference, factor, sign=True)
+            row["95 % interval"] = _interval(pairs[name].interval, factor, sign=True)
+            row["p"] = _p(corrected[name])
+        rows.append(row)
+    return _table(rows, title)
 
 
 def describe(measure: str, values: Mapping[str, float]) -> str:
@@ -42,6 +75,16 @@ def describe(measure: str, values: Mapping[str, float]) -> str:
     """
     unit, factor = _unit(measure)
     return f"{measure} {factor * values[measure]:.4g}{' ' + unit if unit else ''}"
+
+
+def _table(rows: Sequence[Mapping[str, str]], title: str | None = None) -> Table:
+    table = Table(title=title)
+    for name in rows[0]:
+        words = name in ("cell", "verdict")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    return table
 
 
 def _found(report: Report, cell: Cell) -> dict[str, str]:

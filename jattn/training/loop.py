@@ -24,7 +24,12 @@ from jattn.training.wandb_log import check_wandb
 
 
 def train(
-    config: Config, workdir: Path | str, *, restart: bool = False, allow_config_change: bool = False
+    config: Config,
+    workdir: Path | str,
+    *,
+    restart: bool = False,
+    allow_config_change: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains what `config` describes in the folder `workdir`, continuing where an earlier run there stopped.
 
@@ -36,6 +41,7 @@ def train(
       workdir: folder of the run; see `jattn.training.run`.
       restart: begin anew, keeping an old run under another name.
       allow_config_change: continue although the folder's run has another config.
+      quiet: print nothing: what is said, warnings included, goes to log.txt alone, as in sweeps and notebooks.
 
     Returns:
       The last row of metrics: step, epoch, train/loss, valid/loss ...
@@ -49,7 +55,7 @@ def train(
     plan, parallel, dataset = experiment.plan, experiment.parallel, experiment.dataset
     weights = initial_weights(experiment, Path(workdir), restart=restart)
     with contextlib.ExitStack() as stack:
-        run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change)
+        run = open_run(Path(workdir), config, restart=restart, allow_config_change=allow_config_change, quiet=quiet)
         folder, console, changes = stack.enter_context(run)
         processes.wait_for_all("the run's folder is open")
         stop = stack.enter_context(StopRequest())

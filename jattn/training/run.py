@@ -41,7 +41,9 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_change: bool) -> Iterator[Run]:
+def open_run(
+    workdir: Path, config: Config, *, restart: bool, allow_config_change: bool, quiet: bool = False
+) -> Iterator[Run]:
     """Makes or reopens the folder of a run and keeps others out of it until the context is left.
 
     Of several processes that train together, the first does; the others get a folder that is deleted afterwards.
@@ -51,6 +53,7 @@ def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_chang
       config: of the run; stored in the folder of a new one.
       restart: begin anew; an existing run is kept under another name.
       allow_config_change: continue a run in spite of another config.
+      quiet: the console writes to log.txt alone.
 
     Raises:
       UserError: another config, another process in the folder, a folder of something else, or unwritable.
@@ -83,7 +86,8 @@ def open_run(workdir: Path, config: Config, *, restart: bool, allow_config_chang
             if old is None or restart:
                 store_config(folder, config)
             log = stack.enter_context((folder / LOG).open("a"))
-        console = stack.enter_context(Console(log))
+        output = stack.enter_context(open(os.devnull, "w")) if quiet else None
+        console = stack.enter_context(Console(log, output))
         if moved is not None:
             console.say(f"the old run has been kept as {moved}")
         yield Run(folder, console, changes)

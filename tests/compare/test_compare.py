@@ -188,6 +188,20 @@ def test_one_seed_and_failed_cells_are_rows_without_tests(real, tmp_path):
     table.show(Console(file=output, width=200), found)
 
 
+def test_values_of_runs_of_ones_own_make_the_same_table():
+    values = {"a": [0.5, 0.6, 0.7], "b": [0.51, 0.63, 0.72], "c": [0.4, 0.7, 0.7]}
+    output = io.StringIO()
+    Console(file=output, width=200).print(table.of_values("Accuracy, %", values, 100.0))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines() if "│" in line]
+    low, high = statistics.paired(values["b"], values["a"]).interval
+    assert rows[0] == ["a", "60 ± 5.8", "50, 60, 70", "", "", ""]
+    # Two of eight flips of the signs are as far from zero: p = 0.25, corrected for two comparisons.
+    assert rows[1] == ["b", "62 ± 6.1", "51, 63, 72", "+2", f"{100 * low:+.4g} to {100 * high:+.4g}", "0.5"]
+    assert rows[2][3:] == ["0", "-10 to +10", "1"]
+    alone = table.of_values("", {"a": [0.5], "b": [0.6]})
+    assert [list(column.cells)[1] for column in alone.columns][1:] == ["0.6", "0.6", "+0.1", "", ""]
+
+
 def test_less_is_better_for_the_loss(real, tmp_path):
     low, high = np.linspace(1, 1.1, 7), np.linspace(2, 2.1, 7)
     found = built([high, low], tmp_path, real, measure="loss", threshold=1e9)

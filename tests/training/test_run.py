@@ -28,6 +28,13 @@ def test_a_new_run_stores_its_config_and_what_it_says(tmp_path, capsys):
     assert capsys.readouterr().out == "hello\nwarning: beware\n"
 
 
+def test_a_quiet_run_speaks_to_its_log_alone(tmp_path, capsys):
+    with open_run(tmp_path, Config(steps=3), restart=False, allow_config_change=False, quiet=True) as run:
+        run.console.warn("beware")
+    assert (tmp_path / "log.txt").read_text() == "warning: beware\n"
+    assert capsys.readouterr().out == ""
+
+
 def test_the_same_config_continues_the_log(tmp_path):
     for text in ("one", "two"):
         with open_(tmp_path / "run") as run:

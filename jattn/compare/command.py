@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from jattn import cli, data
+from jattn import cli, data, figures
 from jattn.bench import table as bench_table
 from jattn.compare import budget as budgets
-from jattn.compare import files, matching, report, runs, speed, table
+from jattn.compare import files, matching, pictures, report, runs, speed, table
 from jattn.compare.grid import Cell, cells, check_equal, parse_axis
 from jattn.config import Config
 from jattn.data import Dataset
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N", help="processes at a time, of several GPUs one each (default: 1)")
     add("--workdir", type=Path, metavar="DIR", help="folder of it all (default: runs/compare-CONFIG)")
+    figures.add_arguments(parser)
     parser.set_defaults(takes_overrides=True)
 
 
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         "notes": plan.notes,
     }
     found = report.build(outcomes, plan.sizes, plan.question, about, speeds)
-    paths = files.write(folder, found)
+    paths = [*files.write(folder, found), *pictures.draw(folder, found, args.format)]
     table.show(bench_table.console(), found)
     _say(f"written to {', '.join(map(str, paths))}")
     return 0

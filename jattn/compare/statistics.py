@@ -123,8 +123,8 @@ def corrected_together(differences: Mapping[str, Mapping[int, float]]) -> dict[s
     Westfall and Young's step-down test of the largest statistic ("Resampling-Based Multiple Testing", 1993, algorithm
     2.8): the sign of a seed is flipped in all comparisons at once, since all were made with the same runs of the
     baseline, and a statistic is measured by how often the largest among it and all smaller ones comes out as large. So
-    the least p-value is that of a single comparison however many there are, and comparisons that are copies of one
-    another count once.
+    the least p-value is that of a single comparison however many there are, and a comparison whose differences are all
+    0 does not count.
 
     Args:
       differences: of each comparison, seed -> value minus the baseline's. A seed that a comparison lacks, because a run
@@ -172,10 +172,18 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _flipped(d: np.ndarray) -> Any:
-    """scipy's permutation test of differences along the last axis: the same flips for all rows."""
+    """scipy's permutation test of differences along the last axis, either way: the same flips for all rows.
+
+    The statistic of a row is |sum| / root of (its sum of squares + the median of those of all rows that are not 0
+    throughout), which no flip changes but for the sum. For one row it orders flips as Student's t does. Of several, t
+    itself would let any row whose differences happen to be alike in size, which some flip makes all of one sign, hide
+    the largest difference of another; and the plain sum would let a row of great spread do so.
+    """
+    squares = np.sum(d * d, axis=-1, keepdims=True)
+    typical = np.median(squares[squares > 0]) if squares.any() else 1.0
     return stats.permutation_test(
-        (d,),
-        _departure,
+        (d / np.sqrt(squares + typical),),
+        _distance,
         permutation_type="samples",
         alternative="greater",
         vectorized=True,
@@ -186,15 +194,8 @@ def _flipped(d: np.ndarray) -> Any:
     )
 
 
-def _departure(d: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
-    """How far differences are from none, in either direction: |sum| / root of the sum of squares, 0 where all are 0.
-
-    For n differences t = z sqrt((n - 1) / (n - z^2)) is Student's, so that both order flips alike. Unlike t, z is at
-    most sqrt(n): two differences that agree by chance have an enormous t, beside which no other comparison could show
-    anything.
-    """
-    length = np.sqrt(np.sum(d * d, axis=axis))
-    return np.abs(np.sum(d, axis=axis)) / np.where(length > 0, length, 1.0)
+def _distance(d: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    return np.abs(np.sum(d, axis=axis))
 
 
 def _mean(x: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:

@@ -73,8 +73,8 @@ def describe(measure: str, values: Mapping[str, float]) -> str:
     >>> describe("accuracy", {"accuracy": 0.953})
     'accuracy 95.3 %'
     """
-    unit, factor = _unit(measure)
-    return f"{measure} {factor * values[measure]:.4g}{' ' + unit if unit else ''}"
+    sign, factor = unit(measure)
+    return f"{measure} {factor * values[measure]:.4g}{' ' + sign if sign else ''}"
 
 
 def _table(rows: Sequence[Mapping[str, str]], title: str | None = None) -> Table:
@@ -88,19 +88,19 @@ def _table(rows: Sequence[Mapping[str, str]], title: str | None = None) -> Table
 
 
 def _found(report: Report, cell: Cell) -> dict[str, str]:
-    unit, factor = _unit(report["measure"])
+    sign, factor = unit(report["measure"])
     measured = cell["measures"].get(report["measure"], {})
     return {
         "cell": cell["cell"],
         "runs": _runs(cell),
-        f"{report['measure']}{unit and ', ' + unit}: mean ± s.e.": _mean(measured, factor),
+        f"{report['measure']}{sign and ', ' + sign}: mean ± s.e.": _mean(measured, factor),
         "95 % interval": _interval(measured.get("interval"), factor),
         "each run": ", ".join(_number(value, factor) for value in measured.get("values", ())),
     }
 
 
 def _compared(report: Report, found: Mapping[str, Any]) -> dict[str, str]:
-    _, factor = _unit(report["measure"])
+    _, factor = unit(report["measure"])
     paired = found["paired"]
     return {
         "cell": found["cell"],
@@ -122,21 +122,21 @@ def _cost_title(report: Report) -> str:
     title = f"Course and cost; speeds are {timed}"
     if report["threshold"] is None:
         return title
-    unit, factor = _unit(report["curve"].removeprefix("valid/"))
-    sign = ">=" if report["higher_is_better"] else "<="
-    reached = f"{report['curve']} {sign} {_number(report['threshold'], factor)}{unit and ' ' + unit}"
+    sign, factor = unit(report["curve"])
+    relation = ">=" if report["higher_is_better"] else "<="
+    reached = f"{report['curve']} {relation} {_number(report['threshold'], factor)}{sign and ' ' + sign}"
     return f"{title}; steps and seconds are those to {reached}, {report['threshold_is']}"
 
 
 def _cost(report: Report, cell: Cell) -> dict[str, str]:
-    unit, factor = _unit(report["curve"].removeprefix("valid/"))
+    sign, factor = unit(report["curve"])
     finished = cell["runs"] - len(cell["failed"])
     part = f" ({cell['reached_threshold']} of {finished})" if cell["reached_threshold"] < finished else ""
     return {
         "cell": cell["cell"],
         "steps": "" if cell["steps_to_threshold"] is None else f"{cell['steps_to_threshold']:g}{part}",
         "seconds": _number(cell["seconds_to_threshold"], 1.0),
-        f"area{unit and ', ' + unit}": _number(cell["area"]["mean"], factor),
+        f"area{sign and ', ' + sign}": _number(cell["area"]["mean"], factor),
         "parameters": f"{cell['params']:,}",
         "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
         "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
@@ -162,12 +162,16 @@ def _interval(interval: Sequence[float] | None, factor: float, *, sign: bool = F
 
 
 def _number(value: float | int | None, factor: float, *, sign: bool = False) -> str:
-    return "" if value is None else f"{factor * value:{'+' if sign and value else ''}.4g}"
+    if value is None:
+        return ""
+    shown = round(factor * value, 12)  # a mean of differences that cancel is 0 but for rounding
+    return f"{shown:{'+' if sign and shown else ''}.4g}"
 
 
 def _p(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _unit(measure: str) -> tuple[str, float]:
-    return ("%", 100.0) if measure in PERCENT else ("", 1.0)
+def unit(measure: str) -> tuple[str, float]:
+    """How a measure, or a metric such as valid/accuracy, is written: its unit and the factor that gives it."""
+    return ("%", 100.0) if measure.rpartition("/")[2] in PERCENT else ("", 1.0)

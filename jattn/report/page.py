@@ -74,7 +74,7 @@ def _of_comparison(shown: Shown) -> tuple[str, str]:
         "seeds": ", ".join(map(str, found["seeds"])),
         "budget": found["budget"],
         "sizes": f"matched by {found['match']}" if found["match"] else "as configured",
-        "made on": "; ".join(dict.fromkeys(_machine(row["machine"]) for row in found["runs"] if row["machine"])),
+        "made on": "; ".join(dict.fromkeys(_machine(made["machine"]) for made in found["origins"] if made["machine"])),
         "commit": _commit(found["commit"]),
         "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "date": found["date"],

@@ -3,12 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from jattn.compare.table import PERCENT
-
-
-def unit(measure: str) -> tuple[str, float]:
-    """How a measure, or a metric such as valid/accuracy, is written: its unit and the factor that gives it."""
-    return ("%", 100.0) if measure.rpartition("/")[2] in PERCENT else ("", 1.0)
+from jattn.compare.table import unit
 
 
 def named(measure: str) -> str:

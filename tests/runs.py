@@ -154,7 +154,9 @@ def smoke_comparison(tmp_path_factory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             # In this process, which has imported and compiled what runs share; the command then finds them finished.
-            for job in runs.make_jobs(cells(config, [parse_axis(axis)], flags), range(2), folder / "dir", "test", "best"):
+            for job in runs.make_jobs(
+                cells(config, [parse_axis(axis)], flags), range(2), folder / "dir", "test", "best"
+            ):
                 job.folder.parent.mkdir(parents=True, exist_ok=True)
                 assert worker.main(runs.worker_command(job)[3:]) == 0
             assert main(["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", *flags]) == 0

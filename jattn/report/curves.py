@@ -23,10 +23,18 @@ LEFT_OUT = ("train/learning_rate", "train/voided_steps")
 def of_cells(cells: Sequence[Cell], first: str = "") -> dict[str, dict[str, Any]]:
     """Quantity -> cell -> steps, mean, and low and high of a 95 % interval where there are two runs or more.
 
-    The quantity that is named comes first, then the others of validation, then what all cells have.
+    Args:
+      cells: of those whose runs are gone, `courses` are drawn.
+      first: the quantity that comes first, and that courses are of; the others of validation follow, then what all
+        cells have.
     """
-    found = {cell.name: _of_runs(cell.runs) for cell in cells if cell.runs}
-    over = convergence.laid_over({name: of for name, of in found.items() if of})
+    found = {}
+    for cell in cells:
+        if cell.runs:
+            found[cell.name] = _of_runs(cell.runs)
+        elif cell.courses:
+            found[cell.name] = {first: _together(cell.courses)}
+    over = convergence.laid_over(found)
     order = sorted(over, key=lambda name: (name != first, not name.startswith("valid/")))
     return {name: {cell: _drawn(*curve) for cell, curve in over[name].items()} for name in order}
 

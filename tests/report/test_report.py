@@ -93,7 +93,9 @@ def test_tables_say_what_the_comparison_found(page, comparison):
     mean = found["cells"][1]["measures"]["accuracy"]["mean"]
     assert cells[1][columns.index("accuracy, %")].split(" ± ")[0] == f"{100 * mean:.4g}"
     difference = found["comparisons"][0]["paired"]["difference"]
-    assert float(cells[1][columns.index("difference, %")].replace("−", "-")) == pytest.approx(100 * difference, rel=1e-3)
+    assert float(cells[1][columns.index("difference, %")].replace("−", "-")) == pytest.approx(
+        100 * difference, rel=1e-3
+    )
     assert len(rows["runs"]) == 1 + 6
     options = {row[0]: row[1:] for row in rows["options"]}
     assert options["cell"] == ["model.attention.name", "model.attention.options"]
@@ -109,7 +111,9 @@ def test_curves_are_means_of_the_runs(drawn, comparison):
     accuracy = by_title["valid/accuracy, %"]
     assert accuracy["factor"] == 100
     logs = [read_csv(comparison / "softmax" / f"seed{seed}" / "metrics.csv") for seed in (0, 1)]
-    expected = [np.mean(pair) for pair in zip(*(log["valid/accuracy"] for log in logs), strict=True) if None not in pair]
+    expected = [
+        np.mean(pair) for pair in zip(*(log["valid/accuracy"] for log in logs), strict=True) if None not in pair
+    ]
     assert accuracy["cells"]["softmax"]["y"] == pytest.approx(expected, rel=1e-4)
     assert drawn["curves"][0] is accuracy  # what is compared comes first
     assert (drawn["measure"], drawn["higher"], drawn["baseline"]) == ("accuracy, %", True, "softmax")
@@ -155,7 +159,11 @@ def test_runs_laid_over_one_another(comparison, tmp_path):
     assert f"{100 * measures['accuracy']:.4g}" in rows["runs"][1]
     assert [row[0] for row in rows["options"]] == ["cell", "softmax/seed1", "kvt_topk=8/seed1"]
     shown = json.loads(opened(page, "data", "drawn"))
-    assert (shown["attention"], shown["differences"], list(shown["cells"])) == ([], [], ["softmax/seed1", "kvt_topk=8/seed1"])
+    assert (shown["attention"], shown["differences"], list(shown["cells"])) == (
+        [],
+        [],
+        ["softmax/seed1", "kvt_topk=8/seed1"],
+    )
 
 
 def test_names_and_tokens_cannot_become_markup(comparison, tmp_path):
@@ -207,7 +215,7 @@ def test_pictures_of_many_patches_are_pooled():
 
     class Seen:
         inputs, real, examples = np.zeros((1, 18, 10, 3)), np.ones((1, 46), bool), np.arange(8)
-        heads = [range(3)] * 2  # noqa: RUF012
+        heads = [range(3)] * 2
 
     pool, blocks = attention._pool(Model(), Seen(), 16)
     assert blocks == (3, 2)  # of 9 x 5 patches, 3 x 3 each

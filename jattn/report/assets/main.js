@@ -42,7 +42,6 @@ async function startPanels() {
   for (const name of ["bokeh.min.js", "bokeh-api.min.js"]) {
     document.head.append(make("script", { textContent: await inflateText(block("library", name)) }));
   }
-  Bokeh.set_log_level("error");
   const start = async (panel) => {
     await PANELS[panel.dataset.panel](panel, page);
     panel.dataset.ready = "";

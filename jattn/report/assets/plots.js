@@ -27,7 +27,11 @@ const views = new Map();
 
 /** Puts a figure in the place of the one before. */
 async function show(place, made) {
-  views.get(place)?.remove();
+  const before = views.get(place);
+  if (before) {
+    before.remove();
+    Bokeh.documents.splice(Bokeh.documents.indexOf(before.model.document), 1);
+  }
   place.replaceChildren();
   views.set(place, await Bokeh.Plotting.show(made, place));
 }

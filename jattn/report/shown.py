@@ -17,6 +17,9 @@ from jattn.training.run import CONFIG, read_config
 Comparison = Mapping[str, Any]
 """The content of a comparison.json."""
 
+Points = tuple[Sequence[int | float], Sequence[int | float | None]]
+"""Steps and values."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -32,7 +35,7 @@ class Cell:
     name: str
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
-    courses: tuple[tuple[Sequence[float], Sequence[float]], ...] = ()
+    courses: tuple[Points, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

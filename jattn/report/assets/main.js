@@ -10,6 +10,13 @@ function startTheme() {
   };
   document.documentElement.dataset.theme = wanted.matches ? "dark" : "light";
   wanted.addEventListener("change", () => apply(wanted.matches ? "dark" : "light"));
+  // Paper is white.
+  let before = null;
+  addEventListener("beforeprint", () => {
+    before = document.documentElement.dataset.theme;
+    apply("light");
+  });
+  addEventListener("afterprint", () => apply(before));
   find("#theme").addEventListener("click", () => apply(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 }
 

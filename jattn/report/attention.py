@@ -1,4 +1,4 @@
-"""The attention of one run as a page shows it: maps of shares of weights, few and small, and statistics of all heads."""
+"""The attention of one run as a page shows it: few and small maps of shares of weights, statistics of all heads."""
 
 import base64
 import hashlib
@@ -46,7 +46,12 @@ STATISTICS = {
 }
 """Those of `patterns.of_layer` that are shown, and what they are called."""
 
-ADAPTIVE = {"span": "span, tokens", "keys": "unmasked keys", "removed": "masked by the wave", "period": "period, tokens"}
+ADAPTIVE = {
+    "span": "span, tokens",
+    "keys": "unmasked keys",
+    "removed": "masked by the wave",
+    "period": "period, tokens",
+}
 """What layers of adaptive span have besides, as in `of_adaptive`."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jattn.analysis import convergence, of_dynamics
 from jattn.compare.statistics import CONFIDENCE
-from jattn.report.shown import Cell
+from jattn.report.shown import Cell, Points
 from jattn.training.run import read_config
 
 POINTS = 200
@@ -23,12 +23,22 @@ LEFT_OUT = ("train/learning_rate", "train/voided_steps")
 def of_cells(cells: Sequence[Cell], first: str = "") -> dict[str, dict[str, Any]]:
     """Quantity -> cell -> steps, mean, and low and high of a 95 % interval where there are two runs or more.
 
-    The quantity that is named comes first, then the others of validation, then what all cells have.
+    Args:
+      cells: of those whose runs are gone, `courses` are drawn.
+      first: the quantity that comes first, and that courses are of; the others of validation follow, then what all
+        cells have.
     """
-    found = {cell.name: _of_runs(cell.runs) for cell in cells if cell.runs}
-    over = convergence.laid_over({name: of for name, of in found.items() if of})
-    order = sorted(over, key=lambda name: (name != first, not name.startswith("valid/")))
-    return {name: {cell: _drawn(*curve) for cell, curve in over[name].items()} for name in order}
+    found = {}
+    for cell in cells:
+        if cell.runs:
+            found[cell.name] = _of_runs(cell.runs)
+        elif cell.courses:
+            found[cell.name] = {first: _together(cell.courses)}
+    names = dict.fromkeys(name for of in found.values() for name in of)
+    rank = lambda name: (name != first, not name.startswith("valid/"), any(name not in of for of in found.values()))  # noqa: E731
+    return {
+        name: {cell: _drawn(*of[name]) for cell, of in found.items() if name in of} for name in sorted(names, key=rank)
+    }
 
 
 def of_attention(cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -70,7 +80,7 @@ def _of_runs(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]
     return {name: curve for name, curve in together.items() if len(curve[0])}
 
 
-def _together(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
+def _together(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
     """The steps that all curves have, (P,), and their values there, (n, P)."""
     by_step: list[Mapping[float, float]] = [dict(zip(*curve, strict=True)) for curve in curves]
     steps = sorted(set.intersection(*map(set, by_step)))

@@ -76,9 +76,7 @@ def _place(cell: Cell, seed: int | None) -> int:
     if seed is None:
         return 0
     if seed not in cell.seeds:
-        raise UserError(
-            f"--seed={seed}: {cell.name} has finished runs of seeds {', '.join(map(str, cell.seeds))} only"
-        )
+        raise UserError(f"--seed={seed}: {cell.name} has finished runs of seeds {', '.join(map(str, cell.seeds))} only")
     return cell.seeds.index(seed)
 
 

@@ -14,7 +14,7 @@ from jattn.compare.report import BETTER, NONE_SHOWN, WORSE
 from jattn.report import tables
 from jattn.report.packing import packed, packed_json
 from jattn.report.shown import Comparison, Shown
-from jattn.report.words import count, number, unit
+from jattn.report.words import commit, count, number
 
 SCRIPTS = ("start.js", "table.js", "plots.js", "maps.js", "attention.js", "main.js")
 """Ours, in the order in which they are joined to one program."""
@@ -74,8 +74,8 @@ def _of_comparison(shown: Shown) -> tuple[str, str]:
         "seeds": ", ".join(map(str, found["seeds"])),
         "budget": found["budget"],
         "sizes": f"matched by {found['match']}" if found["match"] else "as configured",
-        "made on": "; ".join(dict.fromkeys(_machine(made["machine"]) for made in found["origins"] if made["machine"])),
-        "commit": _commit(found["commit"]),
+        "made on": "; ".join(dict.fromkeys(_machine(o["machine"]) for o in found["origins"] if o["machine"])),
+        "commit": commit(found["commit"]),
         "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "date": found["date"],
     }
@@ -109,12 +109,6 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{machine['processor']}, {machine['device']} x {machine['devices']}, {count(machine['cores'], 'core')}"
 
 
-def _commit(commit: Mapping[str, Any] | None) -> str:
-    if commit is None:
-        return "unknown"
-    return commit["hash"][:12] + (" with changes" if commit["dirty"] else "")
-
-
 def _paragraphs(lines: Sequence[str]) -> str:
     first, *rest = lines
     return f'<p class="lead">{html.escape(first)}</p>' + "".join(f"<p>{html.escape(line)}</p>" for line in rest)
@@ -140,17 +134,19 @@ def _sections(shown: Shown, drawn: Mapping[str, Any]) -> str:
     parts = []
 
     def section(name: str, title: str, inside: str) -> None:
-        parts.append(f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n{inside}')
+        parts.append(
+            f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n{inside}'
+        )
         parts.append("</section>")
 
     if drawn["differences"]:
         found = shown.comparison
-        sign, factor = unit(found["measure"])
         smallest = min((c["paired"]["smallest_p"] for c in found["comparisons"]), default=1.0)
+        comparisons = count(len(found["comparisons"]), "comparison")
         text = (
-            f"Mean over seeds of (cell − {found['baseline']}) with its 95 % bootstrap interval. Verdicts rest on a paired "
-            f"permutation test corrected for {count(len(found['comparisons']), 'comparison')}; with so many seeds no "
-            f"uncorrected p is below {number(smallest)}. “No difference shown” is no proof of equality: the interval "
+            f"Mean over seeds of (cell − {found['baseline']}) with its 95 % bootstrap interval. Verdicts rest on a "
+            f"paired permutation test corrected for {comparisons}; with so many seeds no p can be below "
+            f"{number(smallest)}. A hollow point: no difference shown, which is no proof of equality; the interval "
             "says how large a difference would have been missed."
         )
         section("differences", f"Differences from {html.escape(found['baseline'])}", _text(text) + _plot("differences"))

@@ -17,6 +17,9 @@ from jattn.training.run import CONFIG, read_config
 Comparison = Mapping[str, Any]
 """The content of a comparison.json."""
 
+Points = tuple[Sequence[int | float], Sequence[int | float | None]]
+"""Steps and values."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -26,11 +29,13 @@ class Cell:
       name: of the cell, or of the only run.
       runs: the folders of its finished runs that are there.
       seeds: of these.
+      courses: steps and values of validation of each finished run, as a comparison keeps them.
     """
 
     name: str
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
+    courses: tuple[Points, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +65,11 @@ def of_comparison(folder: Path) -> Shown:
     cells = []
     for cell in found["cells"]:
         # Runs lie in FOLDER/CELL/seedN, wherever FOLDER was when they were made.
-        rows = [
-            (folder / Path(*Path(row["folder"]).parts[-2:]), row["seed"])
-            for row in found["runs"]
-            if row["cell"] == cell["cell"] and not row["failure"]
-        ]
-        there = [(path, seed) for path, seed in rows if (path / CONFIG).exists()]
-        cells.append(Cell(cell["cell"], tuple(p for p, _ in there), tuple(s for _, s in there)))
+        rows = [row for row in found["runs"] if row["cell"] == cell["cell"] and not row["failure"]]
+        places = [folder / Path(*Path(row["folder"]).parts[-2:]) for row in rows]
+        there = [(path, row["seed"]) for path, row in zip(places, rows, strict=True) if (path / CONFIG).exists()]
+        courses = tuple((row["curve"]["steps"], row["curve"]["values"]) for row in rows)
+        cells.append(Cell(cell["cell"], tuple(p for p, _ in there), tuple(s for _, s in there), courses))
     options: dict[str, dict[str, str]] = {}
     for cell in found["cells"]:
         for difference in cell["differs"]:
@@ -110,9 +113,7 @@ def _read(folder: Path) -> Comparison:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): repeat the comparison, which keeps finished runs") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is no comparison of format {FORMAT}: repeat the comparison, which keeps finished runs"
-        )
+        raise UserError(f"{path} is no comparison of format {FORMAT}: repeat the comparison, which keeps finished runs")
     return found
 
 

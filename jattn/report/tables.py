@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jattn.compare.report import BASELINE, BETTER, NONE_SHOWN, WORSE
 from jattn.report.shown import Comparison, Shown
-from jattn.report.words import count, interval, named, number, unit
+from jattn.report.words import commit, count, fixed, interval, named, number, places, unit
 
 MARKS = {BETTER: "▲", WORSE: "▼", NONE_SHOWN: "≈", BASELINE: "●"}
 """Signs of verdicts, which need no colours."""
@@ -56,6 +56,7 @@ def of_cells(found: Comparison) -> str:
     curve_sign, curve_factor = unit(found["curve"])
     of = f", {sign}" if sign else ""
     reached = f"{number(found['threshold'], curve_factor)} {curve_sign}".strip()
+    when = "timed when the runs were done, in turn" if found["speeds"] else "as the runs ran, whatever ran beside them"
     columns = {
         "cell": "",
         "verdict": f"paired difference from {found['baseline']}, corrected p at most 0.05",
@@ -66,43 +67,58 @@ def of_cells(found: Comparison) -> str:
         "its 95 % interval": "bootstrap interval of the difference",
         "p": "permutation test, corrected for the number of comparisons",
         "steps to threshold": f"median of the steps until {found['curve']} reached {reached}",
-        "area": f"mean height of {found['curve']}{f', {curve_sign}' if curve_sign else ''}",
+        f"area{f', {curve_sign}' if curve_sign else ''}": f"mean height of {found['curve']} over the steps",
         "parameters": "",
         "MFLOP": "of a forward pass of one example",
-        "steps/s": "median, while the runs ran",
-        "peak MB": "of memory, while the runs ran",
+        "steps/s": f"median; {when}",
+        "middle half": "between these speeds lies the middle half of those measured",
+        "peak MB": f"of memory; {when}",
     }
     by_name = {c["cell"]: c for c in found["comparisons"]}
     values = [v for cell in found["cells"] for v in cell["measures"].get(measure, {}).get("values", ())]
-    rows = []
-    for cell in found["cells"]:
-        measured, other = cell["measures"].get(measure, {}), by_name.get(cell["cell"])
-        paired = other["paired"] if other else {}
-        verdict = other["verdict"] if other else BASELINE
-        failed = len(cell["failed"])
-        mean, error = measured.get("mean"), measured.get("standard_error")
-        said = number(mean, factor) + ("" if error is None else f" ± {number(factor * error)}")
-        cost = [(cell["params"], 1, ","), (cell["flops"], 1e-6, ",.4g"), (cell["steps_per_second"], 1, ".4g")]
-        cost.append((cell["peak_memory_bytes"], 1e-6, ",.4g"))
-        rows.append(
-            [
-                Entry(cell["cell"] + (f" ({count(failed, 'run')} failed)" if failed else "")),
-                Entry(verdict, markup=_verdict(verdict)),
-                Entry(said if mean is not None else "none finished", _order(mean)),
-                Entry("", _order(mean), _strip(measured.get("values", ()), mean, values)),
-                Entry(interval(measured.get("interval"), factor), _order((measured.get("interval") or [None])[0])),
-                Entry(number(paired.get("difference"), factor, sign=True), _order(paired.get("difference"))),
-                Entry(interval(paired.get("interval"), factor, sign=True), _order((paired.get("interval") or [None])[0])),
-                Entry(_p(paired.get("p_corrected")), _order(paired.get("p_corrected"))),
-                Entry(_steps(cell), _order(cell["steps_to_threshold"])),
-                Entry(number(cell["area"]["mean"], curve_factor), _order(cell["area"]["mean"])),
-                *(
-                    Entry("" if value is None else f"{scale * value:{how}}", _order(value))
-                    for value, scale, how in cost
-                ),
-            ]
-        )
+    decimals = places([factor * value for value in values])
+    rows = [
+        _of_cell(cell, by_name.get(cell["cell"]), measure, values, decimals, curve_factor) for cell in found["cells"]
+    ]
     return table("cells", f"Cells, {named(measure)} on the {found['split']} split", columns, rows)
+
+
+def _of_cell(
+    cell: Mapping[str, Any],
+    other: Mapping[str, Any] | None,
+    measure: str,
+    values: Sequence[float],
+    decimals: int,
+    curve_factor: float,
+) -> list[Entry]:
+    """A row of `of_cells`; `values` of all runs are the scale of its points."""
+    _, factor = unit(measure)
+    measured = cell["measures"].get(measure, {})
+    paired = other["paired"] if other else {}
+    verdict = other["verdict"] if other else BASELINE
+    failed = len(cell["failed"])
+    mean, error, ends = (measured.get(name) for name in ("mean", "standard_error", "interval"))
+    said = "none finished" if mean is None else fixed(factor * mean, decimals)
+    said += "" if error is None else f" ± {fixed(factor * error, decimals)}"
+    difference, apart = paired.get("difference"), paired.get("interval")
+    about = "" if difference is None else fixed(factor * difference, decimals, sign=True)
+    return [
+        Entry(cell["cell"] + (f" ({count(failed, 'run')} failed)" if failed else "")),
+        Entry(verdict, markup=_verdict(verdict)),
+        Entry(said, _order(mean)),
+        Entry("", _order(mean), _strip(measured.get("values", ()), mean, values)),
+        Entry(interval(ends, factor, decimals), _order((ends or [None])[0])),
+        Entry(about, _order(difference)),
+        Entry(interval(apart, factor, decimals, sign=True), _order((apart or [None])[0])),
+        Entry(_p(paired.get("p_corrected")), _order(paired.get("p_corrected"))),
+        Entry(_steps(cell), _order(cell["steps_to_threshold"])),
+        Entry(number(cell["area"]["mean"], curve_factor), _order(cell["area"]["mean"])),
+        Entry(f"{cell['params']:,}", cell["params"]),
+        Entry(f"{cell['flops'] / 1e6:,.4g}", cell["flops"]),
+        Entry(number(cell["steps_per_second"]), _order(cell["steps_per_second"])),
+        Entry(" to ".join(map(number, cell["steps_per_second_quartiles"] or ())), _order(cell["steps_per_second"])),
+        Entry(number(cell["peak_memory_bytes"], 1e-6), _order(cell["peak_memory_bytes"])),
+    ]
 
 
 def of_runs(shown: Shown) -> str:
@@ -140,7 +156,8 @@ def of_options(shown: Shown) -> str:
 def _of_comparison_runs(found: Comparison) -> str:
     measures = list(dict.fromkeys(m for row in found["runs"] for m in row["measures"]))
     columns = {"cell": "", "seed": "", "outcome": "step of the checkpoint that was evaluated, or why the run failed"}
-    columns |= {named(m): "" for m in measures} | {"seconds": "of the whole process", "config": "hash"}
+    columns |= {named(m): "" for m in measures}
+    columns |= {"seconds": "of the whole process", "config": "hash", "commit": "state of the code that made it"}
     rows = [
         [
             Entry(row["cell"]),
@@ -149,6 +166,7 @@ def _of_comparison_runs(found: Comparison) -> str:
             *(Entry(number(row["measures"].get(m), unit(m)[1]), _order(row["measures"].get(m))) for m in measures),
             Entry(number(row["seconds"]), _order(row["seconds"])),
             Entry(row["config_hash"]),
+            Entry("" if row["origin"] is None else commit(found["origins"][row["origin"]]["commit"])),
         ]
         for row in found["runs"]
     ]

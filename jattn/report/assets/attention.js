@@ -164,7 +164,9 @@ function attentionPanel(panel, page) {
     const number = Math.max(0, state.example - 1);
     const picture = new Image();
     picture.src = `data:image/png;base64,${pictures[number]}`;
+    parts.picture = picture;
     await picture.decode();
+    if (parts.picture !== picture) return; // something else has been chosen meanwhile
     const { values, query } = overlay(shares);
     const rolled = values !== shares;
     const cells = rolled ? values.flat() : [...values].slice(first ? 1 : 0);

@@ -10,6 +10,13 @@ function startTheme() {
   };
   document.documentElement.dataset.theme = wanted.matches ? "dark" : "light";
   wanted.addEventListener("change", () => apply(wanted.matches ? "dark" : "light"));
+  // Paper is white.
+  let before = null;
+  addEventListener("beforeprint", () => {
+    before = document.documentElement.dataset.theme;
+    apply("light");
+  });
+  addEventListener("afterprint", () => apply(before));
   find("#theme").addEventListener("click", () => apply(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 }
 
@@ -42,7 +49,6 @@ async function startPanels() {
   for (const name of ["bokeh.min.js", "bokeh-api.min.js"]) {
     document.head.append(make("script", { textContent: await inflateText(block("library", name)) }));
   }
-  Bokeh.set_log_level("error");
   const start = async (panel) => {
     await PANELS[panel.dataset.panel](panel, page);
     panel.dataset.ready = "";

@@ -60,7 +60,7 @@ function drawOver(canvas, picture, [rows, columns], shares, framed) {
   canvas.width = 416;
   canvas.height = Math.round((416 * rows) / columns);
   context.imageSmoothingEnabled = picture.naturalWidth > 64;
-  context.filter = "grayscale(1) brightness(0.7)";
+  context.filter = "grayscale(1) contrast(0.5)"; // neither black nor white, so that light shows
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.filter = "none";
   const [width, height] = [canvas.width / columns, canvas.height / rows];

@@ -27,7 +27,11 @@ const views = new Map();
 
 /** Puts a figure in the place of the one before. */
 async function show(place, made) {
-  views.get(place)?.remove();
+  const before = views.get(place);
+  if (before) {
+    before.remove();
+    Bokeh.documents.splice(Bokeh.documents.indexOf(before.model.document), 1);
+  }
   place.replaceChildren();
   views.set(place, await Bokeh.Plotting.show(made, place));
 }
@@ -38,9 +42,12 @@ function hover(made, renderers, tooltips) {
 
 const source = (data) => new Bokeh.ColumnDataSource({ data });
 
+/** What is missing becomes a gap. */
+const scaled = (values, factor) => values.map((value) => (value === null ? NaN : factor * value));
+
 /** One line, with its band where it has one; returns the line and all that is drawn. */
 function drawLine(made, name, { colour, dash }, { x, y, low, high }, thick) {
-  const data = source({ x, y, name: x.map(() => name) });
+  const data = source({ x, y: scaled(y, 1), name: x.map(() => name) });
   const line = made.line({ field: "x" }, { field: "y" }, {
     source: data, line_color: colour, line_width: thick ? 3 : 1.8, line_dash: dash, line_join: "round",
   });
@@ -96,8 +103,6 @@ async function lines(place, below, curves, looks, hidden, options) {
   below.replaceChildren(...(names.length > 1 ? [legend(names, looks, hidden, update)] : []));
   await show(place, made);
 }
-
-const scaled = (values, factor) => values?.map((value) => (value === null ? NaN : factor * value));
 
 function curvesPanel(panel, page) {
   const state = { at: 0, log: false, bands: page.cells.length <= 6, hidden: new Set() };

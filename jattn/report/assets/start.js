@@ -16,7 +16,7 @@ function make(tag, properties = {}, ...children) {
 
 /** A labelled choice; `choices` are [value, text]. */
 function choice(label, choices, value, onChange) {
-  const select = make("select", { onchange: () => onChange(select.value) });
+  const select = make("select", { "aria-label": label, onchange: () => onChange(select.value) });
   for (const [value, text] of choices) select.append(make("option", { value, textContent: text }));
   select.value = value;
   return make("label", {}, label, select);

@@ -5,7 +5,7 @@ function enliven(table) {
   const heads = findAll("thead th", table);
   heads.forEach((head, column) => find("button", head).addEventListener("click", () => sort(body, heads, column)));
   const box = find(`.filter[data-table="${table.id}"]`);
-  if (body.rows.length > 4) addFilter(box, body);
+  if (body.rows.length > 3) addFilter(box, body);
 }
 
 function sort(body, heads, column) {

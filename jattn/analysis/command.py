@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timed-batches", type=int, default=0, metavar="N",
         help="adaptive: measure the time of N batches with and without spans (default: 0, not at all)",
     )  # fmt: skip
+    add(
+        "--timed-lengths", metavar="N,N",
+        help="adaptive: measure a forward pass of one sequence of so many tokens, of all runs in turn",
+    )  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="where files are written (default: analysis in the first run's folder)")
     figures.add_arguments(parser)
 
@@ -75,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
         layers=None if layers is None else tuple(layers),
         heads=None if heads is None else tuple(heads),
         timed_batches=args.timed_batches,
+        timed_lengths=tuple(parse_numbers(args.timed_lengths, "timed-lengths") or ()),
     )
+    if 0 in selection.timed_lengths:
+        raise UserError(f"--timed-lengths={args.timed_lengths} must be at least 1")
     if args.timed_batches < 0:
         raise UserError(f"--timed-batches={args.timed_batches} must be at least 0")
     if not isinstance(selection.checkpoint, int) and selection.checkpoint not in ("best", "newest"):

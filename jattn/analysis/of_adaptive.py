@@ -1,5 +1,7 @@
 """`--what adaptive`: what the heads of adaptive-span layers look at and the work that saves, of one run or several."""
 
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from jattn.analysis import pictures
 from jattn.analysis.convergence import names
 from jattn.analysis.report import Report, table
 from jattn.analysis.selection import Selection
+from jattn.bench.timing import interleaved
 from jattn.data import eval_batch
 from jattn.errors import UserError
 from jattn.evaluation.spans import spans
@@ -20,6 +23,12 @@ from jattn.training.trained import Trained
 from jattn.types import PyTree
 
 QUANTITIES = ("keys", "span", "removed")
+UNBOUNDED = ("rotary", "sinusoidal", "none")
+"""Positions of a model that is not bound to the length of its training."""
+
+REPEATS = 9
+"""Of a forward pass of a given length."""
+
 TITLES = {"keys": "unmasked keys", "span": "span, tokens", "removed": "share masked by the wave"}
 
 
@@ -29,9 +38,9 @@ def report(selection: Selection) -> Report:
     Raises:
       UserError: no run has a layer of adaptive span.
     """
-    arms = {}
+    arms, opened = {}, {}
     for workdir, name in names(selection.workdirs).items():
-        trained = selection.open(workdir, reads_data=selection.timed_batches > 0)
+        opened[name] = trained = selection.open(workdir, reads_data=selection.timed_batches > 0)
         arms[name] = of_run(workdir, trained)
         if selection.timed_batches and arms[name]["adaptive"]:
             arms[name]["totals"] |= time_saved(trained, selection.split, selection.timed_batches)
@@ -53,6 +62,12 @@ def report(selection: Selection) -> Report:
     columns = ("run", "layer", "head", "span", "unmasked keys", "period", "masked by the wave", "FLOPs saved")
     made.tables = [table("Heads", columns, rows), table("Totals", ("run", *TOTALS), totals)]
     made.figures["heads"] = _figure(arms)
+    if selection.timed_lengths:
+        found = at_lengths(opened, selection.timed_lengths)
+        made.values["milliseconds_at_length"] = found
+        columns = ("run", *(f"{length} tokens" for length in selection.timed_lengths))
+        rows = [[name, *(of["median"] for of in own.values())] for name, own in found.items()]
+        made.tables.append(table("Forward pass of one sequence, ms", columns, rows))
     if not all(arm["adaptive"] for arm in arms.values()):
         made.notes.append("layers without adaptive span are counted as looking at every key")
     return made
@@ -73,6 +88,33 @@ def time_saved(trained: Trained, split: str, batches: int) -> dict[str, float]:
         found = speed(experiment.parallel.eval_step, params, batch, experiment.dataset.task, batches)
         seconds[name] = found["seconds_per_batch"]
     return seconds | {"time_saved": 1 - seconds["seconds"] / seconds["seconds_of_longest"]}
+
+
+def at_lengths(opened: Mapping[str, Trained], lengths: Sequence[int]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Run -> length -> median and quartiles of the milliseconds of a forward pass of one sequence of so many tokens,
+    drawn at random, all runs in turn.
+
+    Raises:
+      UserError: the model of a run takes no sequence that is longer than those that it was trained on.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in opened}
+    for length in lengths:
+        passes = {}
+        for name, trained in opened.items():
+            model = trained.experiment.model
+            if model.kind != "language" or model.positions not in UNBOUNDED:
+                raise UserError(
+                    f"--timed-lengths: {name} has positions {model.positions!r} and is of kind {model.kind}: only "
+                    f"language models with positions {' or '.join(UNBOUNDED)} read longer texts than those of training"
+                )
+            tokens = np.random.default_rng(0).integers(0, model.vocab_size, (1, length)).astype(np.int32)
+            longer = model.clone(max_length=length)
+            forward = jax.jit(lambda params, x, model=longer: model.apply({"params": params}, x))
+            passes[name] = functools.partial(forward, trained.params, tokens)
+        for name, timing in interleaved(passes, REPEATS).items():
+            of_run = {"median": 1e3 * timing.median, "quartiles": [1e3 * value for value in timing.quartiles]}
+            found[name][length] = of_run
+    return found
 
 
 def with_longest_spans(params: PyTree) -> PyTree:

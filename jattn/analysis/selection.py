@@ -25,6 +25,7 @@ class Selection:
       chosen: which examples, see `parse_examples`.
       layers, heads: indices; None = all.
       timed_batches: how often the time of a batch is measured, where an analysis measures any; 0 = not at all.
+      timed_lengths: in tokens, at which it measures a forward pass of one sequence.
     """
 
     workdirs: tuple[Path, ...]
@@ -34,6 +35,7 @@ class Selection:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     timed_batches: int = 0
+    timed_lengths: tuple[int, ...] = ()
 
     def check_same_data(self) -> None:
         """Raises UserError where runs that are to be laid over one another have other data than the first."""

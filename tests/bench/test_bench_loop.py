@@ -32,9 +32,13 @@ def config(tmp_path):
 def test_both_are_measured_every_time(config, tmp_path, capsys):
     loop.run(arguments(f"--config={config}", "--steps=12", "--repeats=2", f"--out={tmp_path / 'out.json'}"))
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert [row["case"]["part"] for row in rows] == ["bare step", "training loop"]
+    assert [row["case"]["part"] for row in rows] == ["bare step", "training loop", "look at attention"]
     assert all(row["milliseconds"] > 0 and row["repeats"] == 2 and row["case"]["steps"] == 12 for row in rows)
+    of_look = rows[2]["share_of_step"]
+    assert of_look["every"] == 100
+    assert 0 < of_look["quartiles"][0] <= of_look["share"] <= of_look["quartiles"][1]
     shown = capsys.readouterr().out
+    assert "one in 100 steps" in shown
     assert "overhead" in shown
     assert "beginning" not in shown  # what the runs say is of no interest
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.commands import QUICK_TO_COMPILE  # before jax, which reads XLA's flags once
 
@@ -21,7 +22,7 @@ from jattn import data, models
 from jattn.config import Config
 from jattn.optim.build import build as build_optimizer
 from jattn.optim.parameters import path_name
-from jattn.training import parallel
+from jattn.training import attention_log, parallel
 from tests.training.made_up import Data, Mixed, Model, batch
 
 STEPS = 5
@@ -41,7 +42,7 @@ def config(strategy, num_data, num_model, accumulation_steps=1, dropout_rate=0.0
     return cfg
 
 
-def run(steps, batches, state, traces=()):
+def run(steps, batches, state, traces=(), look=None):
     """Five steps; all arrays of the state after them, and facts about the run."""
     facts = {"shards": _by_path(state, lambda x: list(x.addressable_shards[0].data.shape)), "losses": []}
     for n, train_batch in enumerate(batches):
@@ -51,6 +52,7 @@ def run(steps, batches, state, traces=()):
         facts["evaluated"] = jax.tree.map(float, steps.eval_step(state.ema, batches[0]))
         if n == 0:
             traced = len(traces)
+    facts["attention"] = None if look is None else look(state.ema)
     facts["retraced"] = len(traces) - traced
     facts["as_announced"] = all(
         x.sharding.is_equivalent_to(y.sharding, x.ndim) and x.shape == y.shape and x.dtype == y.dtype
@@ -72,7 +74,10 @@ def vision_transformer(strategy, num_data, num_model, dropout_rate):
     if not START:
         START.append(jax.device_get(steps.init_state()))
     shardings = jax.tree.map(lambda x: x.sharding, steps.abstract_state)
-    return run(steps, batches, jax.device_put(START[0], shardings))
+    # Under jit, tests/training/test_processes.py looks at the attention of a run that is divided.
+    built = SimpleNamespace(config=cfg, dataset=dataset, model=model, parallel=steps)
+    look = attention_log.build(built) if strategy == "pmap" else None
+    return run(steps, batches, jax.device_put(START[0], shardings), look=look)
 
 
 START = []  # the initial state of the vision transformer: it takes long to compile

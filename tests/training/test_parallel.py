@@ -60,6 +60,13 @@ def test_devices_and_micro_batches_change_no_number(results, case, reference):
         np.testing.assert_allclose(facts["evaluated"][name], pair, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("devices", [2, 8])
+def test_attention_is_looked_at_under_pmap(results, devices):
+    found, expected = (results(f"vit pmap {number}")[1]["attention"] for number in (devices, 1))
+    assert "attention/block_0/entropy" in expected
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_runs_train_and_draw_dropout(results):
     """Else the comparison above would compare nothing."""
     _, facts = results("vit jit 1")

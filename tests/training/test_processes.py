@@ -26,6 +26,7 @@ LINE = [
     "--config.validation.every=6",
     "--config.checkpoint.every=3",
     "--config.logging.every=1",
+    "--config.logging.attention_every=4",
 ]
 
 
@@ -85,6 +86,7 @@ def test_where_one_is_stopped_all_stop_and_continue(story):
 def test_they_train_what_one_process_with_their_devices_does(story):
     found, expected = (read_csv(story[0] / name / "metrics.csv") for name in ("two", "one"))
     assert found.keys() == expected.keys()
+    assert "attention/block_0/entropy" in found
     for name, column in expected.items():
         assert [value is None for value in found[name]] == [value is None for value in column]
         values, numbers = ([value for value in row if value is not None] for row in (found[name], column))

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format notebooks clean
 demo: .venv/ready
 	$(BIN)/python train.py --config=configs/digits_vit.py --workdir=runs/demo
 	$(BIN)/python eval.py --workdir=runs/demo
@@ -17,6 +17,9 @@ lint: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: .venv/ready
+	$(BIN)/python scripts/run_notebooks.py
 
 clean:
 	rm -rf .venv

@@ -129,10 +129,12 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     smooth, rest, *rows = residuals
     call, table, (offset, reach) = plan.join(smooth, rest)
     g = plan.grid
+    of_leaves = *map(smooth_leaves, (call.q, call.k)), call.v, smooth_leaves(call.score)
+    like = *of_leaves, table if plan.learns_bias else None
 
     def by_heads(size: int, reach: tuple[Array, Array]) -> tuple:
         of_examples = functools.partial(_gradients, plan, offset, size, reach)
-        return by_example.each(of_examples, g.query_block * g.key_block, call, table, (*rows, *cotangents))
+        return by_example.each(of_examples, g.query_block * g.key_block, call, table, (*rows, *cotangents), like=like)
 
     d_q, d_k, d_v, d_score, d_table = by_head.each(by_heads, g, call, offset, reach, _heads_at_once(call, g))
     gradients = dataclasses.replace(

@@ -15,7 +15,7 @@ from jattn.core import blocks
 from jattn.core.blocks import Grid
 from jattn.core.call import Call
 from jattn.core.cutting import divisor, in_parts, numbers_at_a_time
-from jattn.types import Array, PyTree
+from jattn.types import PyTree
 
 _SCORES, _ROW_SCORES, _ROWS = 2**17, 2**18, 128
 """Scores of a block, scores of rows with all keys, and rows at a time."""
@@ -27,11 +27,13 @@ def together(call: Call, pairs: int) -> int:
     return divisor(batch, numbers_at_a_time(_SCORES) // max(math.prod(heads) * pairs, 1))
 
 
-def each(function: Callable[..., PyTree], pairs: int, call: Call, *others: PyTree) -> PyTree:
+def each(function: Callable[..., PyTree], pairs: int, call: Call, *others: PyTree, like: PyTree = None) -> PyTree:
     """`function(call, *others)` for some examples at a time, if a block has so many pairs of each head.
 
-    Leaves lead with the examples, or with 1 where these share them: gradients of those are summed over the parts. Those
-    of the bias lead with heads.
+    Leaves lead with the examples, or with 1 where these share them. Those of the bias lead with heads.
+
+    like: of which the results are gradients: where examples share one, its gradient is summed over the parts. None: all
+      results lead with the examples.
     """
     batch, examples = call.heads[0], together(call, pairs)
     if examples == batch:
@@ -45,11 +47,10 @@ def each(function: Callable[..., PyTree], pairs: int, call: Call, *others: PyTre
         few, *others = structure.unflatten([next(source) if yes else leaf for leaf, yes in both])
         return function(dataclasses.replace(few, bias=call.bias), *others)
 
-    def joined(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
-        return leaf.sum(0, keepdims=True) if like.shape[0] == 1 else leaf
-
     out = in_parts(part, batch // examples, [leaf for leaf, yes in zip(leaves, led, strict=True) if yes])
-    return jax.tree.map(joined, out, jax.eval_shape(function, call, *others))
+    if like is None:
+        return out
+    return jax.tree.map(lambda leaf, of: leaf.sum(0, keepdims=True) if of.shape[0] == 1 else leaf, out, like)
 
 
 def rows(function: Callable[[Call], PyTree], call: Call) -> PyTree:

@@ -19,16 +19,16 @@ def in_parts(function: Callable[[PyTree], PyTree], parts: int, tree: PyTree) -> 
         return function(tree)
     leaves, structure = jax.tree.flatten(tree)
     shapes = [(leaf.shape[0] // parts, *leaf.shape[1:]) for leaf in leaves]
+    traced = []  # a part's results, for their shapes: to ask for these would trace the function once more
 
     def part(flat: list[Array]) -> PyTree:
         out = function(structure.unflatten([leaf.reshape(shape) for leaf, shape in zip(flat, shapes, strict=True)]))
+        traced.append(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), out))
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.size), out)
 
     flat = [leaf.reshape(parts, math.prod(shape)) for leaf, shape in zip(leaves, shapes, strict=True)]
     out = jax.lax.map(part, flat)
-    one = [jax.ShapeDtypeStruct(shape, leaf.dtype) for leaf, shape in zip(leaves, shapes, strict=True)]
-    like = jax.eval_shape(function, structure.unflatten(one))
-    return jax.tree.map(lambda leaf, one: leaf.reshape(parts * one.shape[0], *one.shape[1:]), out, like)
+    return jax.tree.map(lambda leaf, one: leaf.reshape(parts * one.shape[0], *one.shape[1:]), out, traced[-1])
 
 
 def numbers_at_a_time(on_cpu: int) -> int:

@@ -112,7 +112,7 @@ def made() -> str:
         },
     }
     cells = tuple(Cell(name, (), ()) for name in names)
-    return page.written(Shown(cells, None, {}, {}), drawn, maps, "python scripts/large_page.py", "no date")
+    return page.written(Shown(cells, None, {}, {}, {}), drawn, maps, "python scripts/large_page.py", "no date")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import bokeh
 
 import jattn
+from jattn import config_json
 from jattn.compare.report import BETTER, NONE_SHOWN, WORSE
 from jattn.report import tables
 from jattn.report.packing import packed, packed_json
@@ -40,7 +41,7 @@ def written(shown: Shown, drawn: Mapping[str, Any], maps: Mapping[str, str], com
         "results": tables.of_cells(shown.comparison) if shown.comparison else tables.of_runs(shown),
         "sections": _sections(shown, drawn),
         "reproduce": _reproduce(shown, command),
-        "made": html.escape(f"Written by jattn {jattn.__version__} on {date}."),
+        "made": html.escape(f"Written by jattn {jattn.__version__} on {date}. Plots by Bokeh {bokeh.__version__}."),
         "style": _asset("page.css"),
         "library": _blocks("library", {name: packed(_library(name)) for name in LIBRARY}),
         "data": _blocks("data", {"drawn": packed_json(drawn)}) + _blocks("maps", maps),
@@ -84,9 +85,21 @@ def _of_comparison(shown: Shown) -> tuple[str, str]:
 
 def _of_runs(shown: Shown) -> tuple[str, str]:
     names = [cell.name for cell in shown.cells]
-    if len(names) == 1:
-        return names[0], _paragraphs(["One run, as its folder says."])
-    return f"{count(len(names), 'run')}", _paragraphs(["Laid over one another: " + ", ".join(names)])
+    if len(names) > 1:
+        return count(len(names), "run"), _paragraphs(["Laid over one another: " + ", ".join(names) + "."])
+    (name,) = names
+    config = shown.configs[name]
+    model = config.model
+    lead = f"{config.data.name}: {model.attention.name} in {model.depth} layers of {model.num_heads} heads"
+    length = f"{config.steps:,} steps" if config.steps is not None else f"{config.epochs:g} epochs"
+    facts = {
+        "model": f"{model.name.replace('_', ' ')}, width {model.width}",
+        "budget": f"{length}, batches of {config.data.batch_size}",
+        "optimizer": f"{config.optim.name}, learning rate {config.optim.learning_rate:g}",
+        "seed": str(config.seed),
+        "config": config_json.config_hash(config),
+    }
+    return name, _paragraphs([lead]) + _facts(facts)
 
 
 def _outcome(found: Comparison) -> str:
@@ -163,7 +176,8 @@ def _sections(shown: Shown, drawn: Mapping[str, Any]) -> str:
     if shown.comparison:
         section("all-runs", "Runs", tables.of_runs(shown))
     if shown.options:
-        section("options-section", "Configs", tables.of_options(shown))
+        title = "Configs" if len(shown.cells) > 1 else "Config, where it is not the default"
+        section("options-section", title, tables.of_options(shown))
     return "\n".join(parts)
 
 

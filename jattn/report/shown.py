@@ -10,9 +10,13 @@ from jattn import config_json
 from jattn.analysis.convergence import names
 from jattn.compare import files
 from jattn.compare.report import FORMAT
+from jattn.config import Config
 from jattn.errors import UserError
 from jattn.evaluation.evaluate import RESULTS
 from jattn.training.run import CONFIG, read_config
+
+DEFAULT = "default"
+"""What the column of defaults is called."""
 
 Comparison = Mapping[str, Any]
 """The content of a comparison.json."""
@@ -46,13 +50,16 @@ class Shown:
       cells: in order.
       comparison: None of a page about runs.
       results: of a page about runs, what eval.py found of each, by name; without an entry where it was not called.
-      options: option -> cell -> its value as Python writes it, of the options in which configs differ.
+      options: option -> cell -> its value as Python writes it, of the options in which configs differ; of a single run
+        those in which it differs from the default.
+      configs: of a page about runs, by name.
     """
 
     cells: tuple[Cell, ...]
     comparison: Comparison | None
     results: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Mapping[str, str]]
+    configs: Mapping[str, Config]
 
 
 def of_comparison(folder: Path) -> Shown:
@@ -70,17 +77,17 @@ def of_comparison(folder: Path) -> Shown:
         there = [(path, row["seed"]) for path, row in zip(places, rows, strict=True) if (path / CONFIG).exists()]
         courses = tuple((row["curve"]["steps"], row["curve"]["values"]) for row in rows)
         cells.append(Cell(cell["cell"], tuple(p for p, _ in there), tuple(s for _, s in there), courses))
-    options: dict[str, dict[str, str]] = {}
+    baseline, changed = found["baseline"], {}
     for cell in found["cells"]:
         for difference in cell["differs"]:
-            name, _, values = difference.partition(": ")
+            option, _, values = difference.partition(": ")
             before, _, after = values.partition(" -> ")
-            of_all = options.setdefault(name, {})
-            of_all[found["baseline"]], of_all[cell["cell"]] = before, after
-    for of_all in options.values():
-        for cell in found["cells"]:
-            of_all.setdefault(cell["cell"], of_all[found["baseline"]])
-    return Shown(tuple(cells), found, {}, options)
+            changed.setdefault(option, {baseline: before})[cell["cell"]] = after
+    options = {
+        option: {cell.name: values.get(cell.name, values[baseline]) for cell in cells}
+        for option, values in changed.items()
+    }
+    return Shown(tuple(cells), found, {}, options, {})
 
 
 def of_runs(workdirs: Sequence[Path]) -> Shown:
@@ -91,13 +98,15 @@ def of_runs(workdirs: Sequence[Path]) -> Shown:
     """
     named = names(workdirs)
     configs = {name: read_config(workdir) for workdir, name in named.items()}
-    flat = {name: config_json.flatten(config) for name, config in configs.items()}
+    compared = configs if len(configs) > 1 else {DEFAULT: Config()} | configs
+    flat = {name: config_json.flatten(config) for name, config in compared.items()}
     values = {option: {name: repr(of[option]) for name, of in flat.items()} for option in next(iter(flat.values()))}
     return Shown(
         cells=tuple(Cell(name, (workdir,), (configs[name].seed,)) for workdir, name in named.items()),
         comparison=None,
         results={name: found for workdir, name in named.items() if (found := _results(workdir))},
         options={option: of for option, of in values.items() if len(set(of.values())) > 1},
+        configs=configs,
     )
 
 

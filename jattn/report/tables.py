@@ -144,8 +144,8 @@ def of_runs(shown: Shown) -> str:
 
 def of_options(shown: Shown) -> str:
     """The options in which configs differ; the fewer of options and cells go across."""
-    names = [cell.name for cell in shown.cells]
     options = shown.options
+    names = list(next(iter(options.values())))
     if len(options) > len(names):
         rows = [[Entry(option), *(Entry(of[name]) for name in names)] for option, of in options.items()]
         return table("options", "Options in which the configs differ", {"option": ""} | dict.fromkeys(names, ""), rows)
@@ -162,7 +162,7 @@ def _of_comparison_runs(found: Comparison) -> str:
         [
             Entry(row["cell"]),
             Entry(str(row["seed"]), row["seed"]),
-            Entry(f"failed: {row['failure']}" if row["failure"] else f"step {row['step']:,}"),
+            _outcome(row),
             *(Entry(number(row["measures"].get(m), unit(m)[1]), _order(row["measures"].get(m))) for m in measures),
             Entry(number(row["seconds"]), _order(row["seconds"])),
             Entry(row["config_hash"]),
@@ -171,6 +171,12 @@ def _of_comparison_runs(found: Comparison) -> str:
         for row in found["runs"]
     ]
     return table("runs", "Runs", columns, rows)
+
+
+def _outcome(row: Mapping[str, Any]) -> Entry:
+    if not row["failure"]:
+        return Entry(f"step {row['step']:,}")
+    return Entry("", markup=f'<span class="verdict worse">failed: {html.escape(row["failure"])}</span>')
 
 
 def _entry(entry: Entry, column: int, is_number: bool) -> str:

@@ -168,6 +168,15 @@ def test_runs_laid_over_one_another(comparison, tmp_path):
     )
 
 
+def test_a_run_by_itself(comparison, tmp_path):
+    out = tmp_path / "run.html"
+    assert main(["report", f"--workdir={comparison / 'softmax' / 'seed1'}", f"--out={out}", "--no-attention"]) == 0
+    rows = {row[0]: row[1:] for row in read(out.read_text()).tables["options"]}
+    assert rows["option"] == ["default", "seed1"]
+    assert (rows["seed"], rows["model.depth"][1]) == (["0", "1"], "2")
+    assert "data.prefetch" not in rows
+
+
 def test_a_comparison_without_its_runs_has_tables_and_curves(comparison, tmp_path):
     found = json.loads((comparison / "comparison.json").read_text())
     evil = "</script><script>alert(1)</script>"

@@ -29,16 +29,21 @@ CHOICES = {
 }
 
 DRAWN = """([label, value]) => new Promise(resolve => {
-  const select = [...document.querySelectorAll('[data-panel=attention] label')]
-    .find(one => one.firstChild.textContent === label).lastChild;
-  const grid = document.querySelector('.grid');
+  const select = document.querySelector(`[data-panel=attention] select[aria-label="${label}"]`);
+  let changed = null;
+  const watch = new MutationObserver(() => { changed = performance.now(); });
+  watch.observe(document.querySelector('[data-panel=attention]'), {subtree: true, childList: true, attributes: true});
   const start = performance.now();
-  const watch = new MutationObserver(() => { watch.disconnect(); requestAnimationFrame(() =>
-    setTimeout(() => resolve(performance.now() - start))); });
-  watch.observe(grid, {childList: true});
   select.value = value;
   select.dispatchEvent(new Event('change'));
+  const look = frame => {
+    if (changed === null || performance.now() - changed < 100) return requestAnimationFrame(look);
+    watch.disconnect();
+    resolve(changed - start);
+  };
+  requestAnimationFrame(look);
 })"""
+"""Milliseconds from a choice to the last change of the page, after which nothing changed for 100."""
 
 
 def main(path: Path) -> None:

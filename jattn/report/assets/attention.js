@@ -9,8 +9,14 @@ function attentionPanel(panel, page) {
     choices: make("div", { className: "controls" }), notes: make("p", { className: "readout" }),
     grid: make("div", { className: "grid", role: "group", "aria-label": "Layers and heads" }), scale: make("div"),
     map: make("canvas", { className: "map", tabIndex: 0, role: "img" }), readout: make("p", { className: "readout", role: "status" }),
-    row: make("div", { className: "row" }), over: make("div"), gallery: make("div", { className: "gallery" }), across: make("div"),
+    row: make("div", { className: "row" }), over: make("div"), gallery: make("div", { className: "gallery" }),
   };
+
+  const tiles = page.attention.map(({ cell }, i) => {
+    const canvas = make("canvas", { "aria-hidden": "true" });
+    return { canvas, button: make("button", { type: "button", onclick: () => set({ cell: i }) }, canvas, cell) };
+  });
+  parts.gallery.append(...tiles.map(({ button }) => button));
 
   const seen = () => page.attention[state.cell];
   const examples = () => page.examples[seen().examples];
@@ -69,44 +75,49 @@ function attentionPanel(panel, page) {
     if (place >= 0) requestAnimationFrame(() => findAll("select, input", box)[place]?.focus());
   }
 
+  /** The heads are drawn again when what they show changes; otherwise another one is marked. */
   function drawGrid(maps, colours) {
+    const shows = JSON.stringify([state.cell, state.colouring, state.example, state.byRow, colours[255]]);
+    if (parts.grid.dataset.shows !== shows) fillGrid(maps, colours);
+    parts.grid.dataset.shows = shows;
+    const focused = parts.grid.contains(document.activeElement);
+    for (const button of findAll("button", parts.grid)) {
+      const chosen = button.dataset.place === `${state.layer},${state.head}`;
+      button.setAttribute("aria-pressed", String(chosen));
+      button.tabIndex = chosen ? 0 : -1;
+      if (chosen && focused) button.focus();
+    }
+  }
+
+  function fillGrid(maps, colours) {
     const { layers, heads, statistics } = seen();
     const most = Math.max(...heads.map((own) => own.length));
     const values = statistics[state.colouring];
     const all = (values ?? []).flat().filter((value) => value !== null);
     const [low, high] = [Math.min(...all), Math.max(...all)];
-    const focused = parts.grid.contains(document.activeElement);
-    parts.grid.style.gridTemplateColumns = `1.6rem repeat(${most}, minmax(0, 1fr))`;
-    parts.grid.replaceChildren(make("span"), ...Array.from({ length: most }, (_, head) => make("span", { textContent: heads[0][head] ?? "" })));
-    layers.forEach((layer, i) => {
-      parts.grid.append(make("span", { textContent: layer }));
-      for (let j = 0; j < most; j++) {
-        if (j >= heads[i].length) {
-          parts.grid.append(make("span"));
-          continue;
-        }
-        const chosen = i === state.layer && j === state.head;
-        const button = make("button", { type: "button", "aria-pressed": String(chosen), tabIndex: chosen ? 0 : -1 });
-        const about = `layer ${layer}, head ${heads[i][j]}`;
-        button.addEventListener("click", () => set({ layer: i, head: j }));
-        if (values) {
-          const value = values[i][j];
-          const colour = colours[value === null ? 0 : Math.round((255 * (value - low)) / (high - low || 1))];
-          Object.assign(button.style, { background: css(colour), color: readable(colour) });
-          button.title = `${about}: ${state.colouring} ${digits(value)}`;
-          if (most <= 6) button.textContent = value === null ? "–" : String(+value.toPrecision(3));
-        } else {
-          const canvas = make("canvas", { "aria-hidden": "true" });
-          drawMap(canvas, maps.at(i, j, state.example), maps.places, state.byRow, colours);
-          button.append(canvas);
-          button.title = about;
-        }
-        button.setAttribute("aria-label", button.title);
-        parts.grid.append(button);
-        if (chosen && focused) button.focus();
+    const titles = Array.from({ length: most }, (_, head) => make("span", { textContent: heads[0][head] ?? "" }));
+    const cells = layers.flatMap((layer, i) => [make("span", { textContent: layer }), ...titles.map((_, j) => {
+      if (j >= heads[i].length) return make("span");
+      const about = `layer ${layer}, head ${heads[i][j]}`;
+      const button = make("button", { type: "button", title: about, onclick: () => set({ layer: i, head: j }) });
+      button.dataset.place = `${i},${j}`;
+      if (values) {
+        const value = values[i][j];
+        const colour = colours[value === null ? 0 : Math.round((255 * (value - low)) / (high - low || 1))];
+        Object.assign(button.style, { background: css(colour), color: readable(colour) });
+        button.title = `${about}: ${state.colouring} ${digits(value)}`;
+        if (most <= 6) button.textContent = value === null ? "–" : String(+value.toPrecision(3));
+      } else {
+        const canvas = make("canvas", { "aria-hidden": "true" });
+        drawMap(canvas, maps.at(i, j, state.example), maps.places, state.byRow, colours);
+        button.append(canvas);
       }
-    });
-    parts.range = values ? [digits(low), digits(high)] : state.byRow ? ["0", "a query's largest"] : ["0", "the map's largest"];
+      button.setAttribute("aria-label", button.title);
+      return button;
+    })]);
+    parts.grid.style.gridTemplateColumns = `1.6rem repeat(${most}, minmax(0, 1fr))`;
+    parts.grid.replaceChildren(make("span"), ...titles, ...cells);
+    parts.range = values ? [digits(low), digits(high)] : ["0", state.byRow ? "a query's largest" : "the map's largest"];
   }
 
   function drawScale(colours) {
@@ -204,23 +215,18 @@ function attentionPanel(panel, page) {
     parts.over.replaceChildren(make("h3", { textContent: whose }), choices, box);
   }
 
-  /** The same layer, head and example of every cell. */
+  /** The same layer, head and example of every cell, as far as it has them. */
   async function drawGallery(colours) {
-    if (page.attention.length < 2) return;
-    const { layer, head, example, byRow } = state;
-    const buttons = await Promise.all(page.attention.map(async (of, i) => {
-      const maps = await open(i);
-      const at = Math.min(layer, of.layers.length - 1);
-      const canvas = make("canvas", { "aria-hidden": "true" });
-      const map = maps.at(at, Math.min(head, of.heads[at].length - 1), Math.min(example, page.examples[of.examples].index.length));
-      drawMap(canvas, map, maps.places, byRow, colours);
-      const button = make("button", { type: "button", "aria-pressed": String(i === state.cell) }, canvas, of.cell);
-      button.addEventListener("click", () => set({ cell: i }));
-      return button;
-    }));
-    if (layer === state.layer && head === state.head && example === state.example && byRow === state.byRow) {
-      parts.gallery.replaceChildren(...buttons);
-    }
+    if (tiles.length < 2) return;
+    const maps = await Promise.all(tiles.map((_, i) => open(i)));
+    tiles.forEach(({ button, canvas }, i) => {
+      const { heads, examples: key } = page.attention[i];
+      const layer = Math.min(state.layer, heads.length - 1);
+      const head = Math.min(state.head, heads[layer].length - 1);
+      const example = Math.min(state.example, page.examples[key].index.length);
+      drawMap(canvas, maps[i].at(layer, head, example), maps[i].places, state.byRow, colours);
+      button.setAttribute("aria-pressed", String(i === state.cell));
+    });
   }
 
   /** A statistic over the layers of every cell: means over heads. */

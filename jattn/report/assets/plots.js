@@ -149,8 +149,8 @@ function differencesPanel(panel, page) {
       colour: rows.map((row) => colour[row.verdict] ?? style("--soft")),
     });
     const better = page.higher ? "more is better →" : "← less is better";
-    const label = `${page.measure}: cell − ${page.baseline} (${better})`;
-    const made = figure({ y_range: data.data.cell, height: 90 + 26 * rows.length, x_axis_label: label });
+    const label = `${page.measure}: cell − ${page.baseline}\n${better}`;
+    const made = figure({ y_range: data.data.cell, height: 110 + 26 * rows.length, x_axis_label: label });
     made.ygrid.grid_line_color = null;
     made.add_layout(new Bokeh.Span({ location: 0, dimension: "height", line_color: style("--ink"), line_width: 1 }));
     const at = { field: "cell" };

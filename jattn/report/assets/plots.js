@@ -50,6 +50,7 @@ function drawLine(made, name, { colour, dash }, { x, y, low, high }, thick) {
   const data = source({ x, y: scaled(y, 1), name: x.map(() => name) });
   const line = made.line({ field: "x" }, { field: "y" }, {
     source: data, line_color: colour, line_width: thick ? 3 : 1.8, line_dash: dash, line_join: "round",
+    level: thick ? "overlay" : "glyph", // the baseline lies above the others
   });
   const drawn = [line];
   if (low) {

@@ -140,7 +140,7 @@ def smoke_run(tmp_path_factory, name: str) -> Path:
     return folder / "run"
 
 
-COMPARED = ("softmax", "adaptive_span(max_span=16, softness=4)")
+COMPARED = ("softmax", "local(window_size=4)")
 """Cells of `smoke_comparison`."""
 
 

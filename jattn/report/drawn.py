@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jattn.analysis.selection import Selection
+from jattn.compare.table import unit
 from jattn.errors import UserError
 from jattn.report import attention, curves
 from jattn.report.shown import Cell, Comparison, Shown
-from jattn.report.words import named, unit
+from jattn.report.words import named
 
 
 def build(shown: Shown) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jattn.compare.report import BASELINE, BETTER, NONE_SHOWN, WORSE
+from jattn.compare.table import unit
 from jattn.report.shown import Comparison, Shown
-from jattn.report.words import commit, count, fixed, interval, named, number, places, unit
+from jattn.report.words import commit, count, fixed, interval, named, number, places
 
 MARKS = {BETTER: "▲", WORSE: "▼", NONE_SHOWN: "≈", BASELINE: "●"}
 """Signs of verdicts, which need no colours."""

@@ -1,7 +1,6 @@
 """Numbers and names as a page writes them."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ def named(measure: str) -> str:
     'top5 accuracy, %'
     """
     sign, _ = unit(measure)
-    return re.sub("[_]", " ", measure) + (f", {sign}" if sign else "")
+    return measure.replace("_", " ") + (f", {sign}" if sign else "")
 
 
 def number(value: float | int | None, factor: float = 1.0) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +23,21 @@ from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
 from tests import runs
 
-SPANS = "adaptive_span_max_span=16_softness=4"
+LOCAL = "local_window_size=4"
 """The folder of the other cell's runs."""
+
+TOKENS = 1 + 9 * 5
+SEEN = Observed(
+    examples=np.arange(8),
+    inputs=np.zeros((1, 18, 10, 3), np.float32),
+    layers=[0, 1],
+    heads=[[0, 1, 2]] * 2,
+    weights=[np.full((1, 3, TOKENS, TOKENS), 1 / TOKENS)] * 2,
+    real=np.ones((1, TOKENS), bool),
+    allowed=np.ones((1, TOKENS, TOKENS), bool),
+    whole=True,
+)
+"""Of pictures of 9 x 5 patches of 2 x 2 pixels, and a class token."""
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +115,7 @@ def test_tables_say_what_the_comparison_found(page, comparison):
     assert len(rows["runs"]) == 1 + 4
     options = {row[0]: row[1:] for row in rows["options"]}
     assert options["cell"] == ["model.attention.name", "model.attention.options"]
-    assert options[runs.COMPARED[1]] == ["'adaptive_span'", "'max_span=16, softness=4'"]
+    assert options[runs.COMPARED[1]] == ["'local'", "'window_size=4'"]
     assert options["softmax"] == ["'softmax'", "''"]
     for note in found["notes"]:
         assert f"<li>{note.replace('<', '&lt;')}</li>" in page
@@ -144,27 +158,37 @@ def test_maps_are_the_shares_of_the_weights(page, drawn, comparison):
     assert np.shape(seen["rollout"]) == (3, 4, 4)
 
 
-def test_spans_are_shown_where_there_are_any(drawn):
-    by_cell = {of["cell"]: of["statistics"] for of in drawn["attention"]}
-    assert np.shape(by_cell[runs.COMPARED[1]]["span, tokens"]) == (2, 2)
-    assert "span, tokens" not in by_cell["softmax"]
+def test_spans_are_shown_where_there_are_any(monkeypatch):
+    layer = {"span": [8.0, 3.0], "keys": [4.0, 2.0], "removed": [0.0, 0.1], "period": [None, 5.0]}
+    found = {"adaptive": True, "layers": [{}, layer]}
+    monkeypatch.setattr(attention.of_adaptive, "of_run", lambda workdir, trained: found)
+    seen = SEEN._replace(layers=[1], heads=[[1]])
+    shown = attention._adaptive(Path(), None, seen)
+    assert shown == {
+        "span, tokens": [[3.0]],
+        "unmasked keys": [[2.0]],
+        "masked by the wave": [[0.1]],
+        "period, tokens": [[5.0]],
+    }
+    found["adaptive"] = False
+    assert attention._adaptive(Path(), None, seen) == {}
 
 
 def test_runs_laid_over_one_another(comparison, tmp_path):
-    workdirs = [str(comparison / name / "seed1") for name in ("softmax", SPANS)]
+    workdirs = [str(comparison / name / "seed1") for name in ("softmax", LOCAL)]
     out = tmp_path / "runs.html"
     assert main(["report", "--workdir", *workdirs, f"--out={out}", "--no-attention"]) == 0
     page = out.read_text()
     rows = read(page).tables
-    assert [row[0] for row in rows["runs"]] == ["run", "softmax/seed1", f"{SPANS}/seed1"]
+    assert [row[0] for row in rows["runs"]] == ["run", "softmax/seed1", f"{LOCAL}/seed1"]
     measures = json.loads((comparison / "softmax" / "seed1" / "results.json").read_text())["measures"]
     assert f"{100 * measures['accuracy']:.4g}" in rows["runs"][1]
-    assert [row[0] for row in rows["options"]] == ["cell", "softmax/seed1", f"{SPANS}/seed1"]
+    assert [row[0] for row in rows["options"]] == ["cell", "softmax/seed1", f"{LOCAL}/seed1"]
     shown = json.loads(opened(page, "data", "drawn"))
     assert (shown["attention"], shown["differences"], list(shown["cells"])) == (
         [],
         [],
-        ["softmax/seed1", f"{SPANS}/seed1"],
+        ["softmax/seed1", f"{LOCAL}/seed1"],
     )
 
 
@@ -227,25 +251,14 @@ def test_shares_survive_being_packed():
 
 def test_pictures_of_many_patches_are_pooled():
     model = VisionTransformer(num_outputs=2, patch_size=2, pooling="class_token")
-    tokens, weights = 1 + 9 * 5, np.full((1, 3, 46, 46), 1 / 46)
-    seen = Observed(
-        examples=np.arange(8),
-        inputs=np.zeros((1, 18, 10, 3), np.float32),
-        layers=[0, 1],
-        heads=[[0, 1, 2]] * 2,
-        weights=[weights] * 2,
-        real=np.ones((1, tokens), bool),
-        allowed=np.ones((1, tokens, tokens), bool),
-        whole=True,
-    )
-    pool, blocks = attention._pool(model, seen, 16)
+    pool, blocks = attention._pool(model, SEEN, 16)
     assert blocks == (3, 2)  # of 9 x 5 patches, 3 x 3 each
-    assert pool.sum(0).tolist() == [1.0] * tokens
+    assert pool.sum(0).tolist() == [1.0] * TOKENS
     assert pool[0].nonzero()[0].tolist() == [0]
     assert (pool[2].nonzero()[0] - 1).tolist() == [3, 4, 8, 9, 13, 14]
-    maps = attention._pooled_maps(weights, seen.real, 1, pool)
-    np.testing.assert_allclose(maps[1, 0, 3], pool.sum(1) / tokens)
-    fitting = attention._fitting(model, seen, 64, 20_000)
+    maps = attention._pooled_maps(SEEN.weights[0], SEEN.real, 1, pool)
+    np.testing.assert_allclose(maps[1, 0, 3], pool.sum(1) / TOKENS)
+    fitting = attention._fitting(model, SEEN, 64, 20_000)
     assert fitting.blocks == (5, 3)  # 9 x 5 would take 27,000 bytes with the mean map
     assert 6 * len(fitting.pool) * (len(fitting.pool) + 2) * (1 + fitting.examples) <= 20_000
 

@@ -41,7 +41,7 @@ def main() -> None:
     prepare_process()
     found = {}
     for cell in args.cells:
-        for workdir in sorted(path for path in (args.comparison / cell).glob("seed*") if path.is_dir()):
+        for workdir in sorted(path.parent for path in (args.comparison / cell).glob("seed*/results.json")):
             moments = of_run(workdir, args.examples)
             found.setdefault(cell, {})[workdir.name] = moments
             last = max(moments)

@@ -23,7 +23,7 @@ from jattn.training.trained import Trained
 from jattn.types import PyTree
 
 QUANTITIES = ("keys", "span", "removed")
-UNBOUNDED = ("rotary", "sinusoidal", "none")
+UNBOUNDED = ("rotary", "sinusoidal", "sinusoidal_neural", "none")
 """Positions of a model that is not bound to the length of its training."""
 
 REPEATS = 9

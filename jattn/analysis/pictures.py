@@ -218,7 +218,8 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
       totals: run -> a line about the whole run.
     """
     quantities = list(next(iter(found.values())))
-    figure = Figure(figsize=(4.2 * len(quantities), 0.4 + 3.2 * len(found)), layout="constrained")
+    depth = max(len(layers) for of_run in found.values() for layers in of_run.values())
+    figure = Figure(figsize=(3.6 * len(quantities), (1.3 + 0.35 * depth) * len(found)), layout="constrained")
     parts = np.ravel(figure.subfigures(len(found), 1, squeeze=False))
     ranges = {q: [x for of_run in found.values() for layer in of_run[q] for x in layer] for q in quantities}
     for part, (run, of_run) in zip(parts, found.items(), strict=True):

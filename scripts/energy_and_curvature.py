@@ -6,7 +6,8 @@
 
 Do energies of attention say where curvature is large? The attention-informed optimizer takes it for granted. Of the
 runs of a comparison, at their beginning and at all checkpoints that they have kept, the energies of the blocks are set
-against their parts of the empirical Fisher matrix (`jattn.analysis.curvature`).
+against their parts of the empirical Fisher matrix (`jattn.analysis.curvature`). Runs that the JSON holds already are
+not measured again: remove it when they have changed.
 """
 
 import argparse
@@ -39,31 +40,32 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs", help="where the files lie")
     args = parser.parse_args()
     prepare_process()
-    found = {}
-    for cell in args.cells:
-        for workdir in sorted(path for path in (args.comparison / cell).glob("seed*") if path.is_dir()):
-            moments = of_run(workdir, args.examples)
-            found.setdefault(cell, {})[workdir.name] = moments
-            last = max(moments)
-            print(f"{cell}, {workdir.name}, step {last}: Pearson {moments[last]['pearson']['fisher']:+.2f}", flush=True)
     out = args.out / "results" / "energy_and_curvature.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = {"split": "train", "examples": args.examples, "jax": jax.__version__, "runs": found}
-    out.write_text(json.dumps(written, separators=(",", ":")) + "\n")
+    found = json.loads(out.read_text())["runs"] if out.exists() else {}
+    for cell in args.cells:
+        for workdir in sorted(path.parent for path in (args.comparison / cell).glob("seed*/results.json")):
+            of_cell = found.setdefault(cell, {})
+            if workdir.name not in of_cell:
+                of_cell[workdir.name] = of_run(workdir, args.examples)
+                written = {"split": "train", "examples": args.examples, "jax": jax.__version__, "runs": found}
+                out.write_text(json.dumps(written, separators=(",", ":")) + "\n")
+            step, last = list(of_cell[workdir.name].items())[-1]
+            print(f"{cell}, {workdir.name}, step {step}: Pearson {last['pearson']['fisher']:+.2f}", flush=True)
     page = args.out / "attention_informed.md"
     page.write_text(_replaced(page.read_text(), table(found)))
 
 
-def of_run(workdir: pathlib.Path, count: int) -> dict[int, dict]:
+def of_run(workdir: pathlib.Path, count: int) -> dict[str, dict]:
     """Step -> what `at_one_moment` finds, at the beginning of a run and at all checkpoints that it has kept."""
     trained = open_trained(workdir, "newest")
     experiment = trained.experiment
     kept = Checkpoints(workdir / "checkpoints", experiment.config.checkpoint, warn=print, read_only=True).steps()
     examples = np.arange(count)
-    found = {0: at_one_moment(experiment, experiment.parallel.init_state().params, examples)}
+    found = {"0": at_one_moment(experiment, experiment.parallel.init_state().params, examples)}
     for step in kept:
         params = open_trained(workdir, step, experiment=experiment).params
-        found[step] = at_one_moment(experiment, params, examples)
+        found[str(step)] = at_one_moment(experiment, params, examples)
     return found
 
 
@@ -88,7 +90,7 @@ def at_one_moment(experiment: Experiment, params: PyTree, examples: np.ndarray) 
     }
 
 
-def table(found: dict[str, dict[str, dict[int, dict]]]) -> str:
+def table(found: dict[str, dict[str, dict[str, dict]]]) -> str:
     """Mean and standard deviation over seeds, at each step at which all runs of a cell have a checkpoint."""
     lines = [
         "| mechanism | seeds | step | Pearson, Fisher trace | below 0 | Pearson, mean gradient | "
@@ -96,10 +98,10 @@ def table(found: dict[str, dict[str, dict[int, dict]]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for cell, runs in found.items():
-        for step in sorted(set.intersection(*(set(moments) for moments in runs.values()))):
+        for step in sorted(set.intersection(*(set(moments) for moments in runs.values())), key=int):
             at = [moments[step] for moments in runs.values()]
             fisher = [of["pearson"]["fisher"] for of in at]
-            cells = [f"`{cell}`", str(len(at)), str(step), _spread(fisher), f"{np.sum(np.array(fisher) < 0)}"]
+            cells = [f"`{cell}`", str(len(at)), step, _spread(fisher), f"{np.sum(np.array(fisher) < 0)}"]
             cells += [
                 _spread([of["pearson"]["gradient"] for of in at]),
                 _spread([of["spearman"]["fisher"] for of in at]),

@@ -10,6 +10,9 @@ from scipy import sparse
 
 from jattn.analysis.patterns import entropy, shares
 
+SAME = 1e-6
+"""What differs by this part of its size, by the rounding of float32, is constant."""
+
 STRONG = 2.0
 """A key that is given this many times an equal share passes a cascade on."""
 
@@ -38,21 +41,24 @@ def participation(p: np.ndarray) -> np.ndarray:
 
 
 def susceptibility(order: np.ndarray, size: int) -> np.ndarray | np.floating:
-    """size times the variance of an order parameter over samples, the first axis."""
-    return size * np.var(order, axis=0)
+    """size times the variance of an order parameter over samples, the first axis; 0 where it is constant."""
+    variance = np.var(order, axis=0)
+    return size * np.where(variance > (SAME * np.mean(order, axis=0)) ** 2, variance, 0.0)
 
 
 def correlation(fields: np.ndarray, longest: int | None = None) -> np.ndarray:
     """The connected correlation <d(s) d(s + r)> / <d^2> along the last axis, for r = 0 .. longest.
 
     Args:
-      fields: samples first; d is the deviation from their mean, so that what all samples share does not count.
+      fields: samples first; d is the deviation from their mean, so that what all samples share does not count;
+        NaN where they share everything.
       longest: None = half of the length.
     """
     d = fields - fields.mean(0, keepdims=True)
     longest = d.shape[-1] // 2 if longest is None else longest
     found = np.array([np.mean(d[..., : d.shape[-1] - r] * d[..., r:]) for r in range(longest + 1)])
-    return found / found[0] if found[0] > 0 else np.full_like(found, np.nan)
+    varies = found[0] > SAME**2 * np.mean(np.square(fields, dtype=np.float64))
+    return found / found[0] if varies else np.full_like(found, np.nan)
 
 
 def correlation_length(correlations: np.ndarray, floor: float = 0.05) -> float:

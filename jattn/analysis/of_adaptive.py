@@ -23,7 +23,7 @@ from jattn.training.trained import Trained
 from jattn.types import PyTree
 
 QUANTITIES = ("keys", "span", "removed")
-UNBOUNDED = ("rotary", "sinusoidal", "none")
+UNBOUNDED = ("rotary", "sinusoidal", "sinusoidal_neural", "none")
 """Positions of a model that is not bound to the length of its training."""
 
 REPEATS = 9
@@ -145,6 +145,8 @@ def of_run(workdir: Path, trained: Trained) -> dict[str, Any]:
             own = {"span": [float(length)] * heads, "keys": [every] * heads, "removed": [0.0] * heads}
             own |= {"period": [None] * heads}
         else:
+            # What a causal layer skips anyway is not what its spans save.
+            flops_of_all = module.cost(length, **cost, reach=[length] * module.num_heads).flops
             flops = module.cost(length, **cost, reach=own["reach"]).flops
         layers.append(
             {"layer": i, "mechanism": str(mechanism), "flops": flops, "flops_of_all": flops_of_all}

@@ -28,7 +28,15 @@ RESAMPLES = 40
 FEW = 32
 """Of fewer examples, variances are hardly known."""
 
-SWEPT = ("entropy", "order", "susceptibility", "heat_capacity", "correlation_length", "alpha")
+SWEPT = {
+    "entropy": "entropy, nats",
+    "order": "order parameter",
+    "susceptibility": "susceptibility",
+    "heat_capacity": "heat capacity",
+    "correlation_length": "correlation length, tokens",
+    "alpha": "exponent of the tail of shares",
+}
+"""What is measured at each temperature, and what its axis says."""
 
 
 def report(selection: Selection) -> Report:
@@ -55,10 +63,19 @@ def report(selection: Selection) -> Report:
     made = Report(values)
     made.tables = [_sweep_table(swept), _spectra_table(found), _growth_table(grown)]
     made.figures["temperature"] = pictures.lines(
-        {q: {f"layer {i}": (TEMPERATURES, [at[q] for at in of]) for i, of in swept.items()} for q in SWEPT},
+        {
+            title: {f"layer {i}": (TEMPERATURES, [at[q] for at in of]) for i, of in swept.items()}
+            for q, title in SWEPT.items()
+            if any(np.isfinite(at[q]) for of in swept.values() for at in of)
+        },
         "temperature of the softmax",
         log_x=2,
     )
+    if fixed := [str(i) for i, of in swept.items() if all(at["susceptibility"] == 0 for at in of)]:
+        made.notes.append(
+            f"layers {', '.join(fixed)} attend alike in all examples: nothing fluctuates, so that susceptibility is 0 "
+            "and there is no correlation length"
+        )
     if seen.whole and all(w.shape[-1] == w.shape[-2] for w in seen.weights):
         _cascades(made, seen)
     else:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from jattn import figures
 
@@ -23,7 +25,7 @@ LIGHT = (1.0, 0.47, 0.0)
 
 def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequence[Sequence[int]], title: str) -> Figure:
     """One panel a head, one row a layer, darker = more, each query (row of a map) scaled to its own largest key: later
-    queries of a causal map spread over more keys, and would be white beside the first.
+    queries of a causal map spread over more keys, and would be white beside the first. Rows beyond `PANELS` are cut.
 
     Args:
       maps: of each layer, (H, T, S).
@@ -41,9 +43,11 @@ def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequenc
             largest = np.maximum(seen.max(-1, keepdims=True), np.finfo(np.float64).tiny)
             top, left = row * (T + gap), column * (S + gap)
             sheet[top : top + T, left : left + S] = seen / largest
-    figure = Figure(figsize=(max(4.2, 0.6 + 1.7 * columns), 0.8 + 1.7 * rows * T / S), layout="constrained")
+    side = max(1.7, 4 / columns)
+    figure = Figure(figsize=(0.6 + side * columns, 0.8 + side * rows * T / S), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(sheet, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f5"), vmin=0, vmax=1)
+    # Square roots, or all but the largest of many keys would be white.
+    axes.imshow(np.sqrt(sheet), cmap=colormaps["Greys"].with_extremes(bad="#cfe3f5"), vmin=0, vmax=1)
     # Heads of a layer that has fewer are the first of those of the others.
     axes.set_xticks([column * (S + gap) + S / 2 - 0.5 for column in range(columns)], max(heads, key=len))
     axes.set_yticks([row * (T + gap) + T / 2 - 0.5 for row in range(rows)], layers[:rows])
@@ -51,7 +55,8 @@ def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequenc
     axes.set(xlabel="head", ylabel="layer")
     axes.spines[:].set_visible(False)
     hidden = "" if rows == len(layers) else f"\nthe first {rows} of {len(layers)} layers"
-    figure.suptitle(f"{title}\nacross: keys, down: queries, each scaled to its largest key{hidden}", fontsize=8)
+    scale = "across: keys, down: queries; darkness: square root of a part of the query's largest key"
+    figure.suptitle(f"{title}\n{scale if columns > 1 else scale.replace('; ', chr(10))}{hidden}", fontsize=8)
     return figure
 
 
@@ -79,13 +84,20 @@ def over_heads(
         axes.set_yticks(range(len(layers)), layers)
         image = axes.imshow(grid, aspect="auto", cmap="viridis")
         figure.colorbar(image, ax=axes)
-        if grid.size <= 96:
-            for (row, column), value in np.ndenumerate(grid):
-                if np.isfinite(value):
-                    colour = "black" if image.norm(value) > 0.6 else "white"  # viridis is bright from there on
-                    axes.text(column, row, f"{value:.2g}", ha="center", va="center", color=colour, fontsize=6)
+        _write_values(axes, image, grid)
     figure.axes[0].set_ylabel("layer")
     return figure
+
+
+def _write_values(axes: Axes, image: AxesImage, grid: np.ndarray) -> None:
+    """Into the cells of a map in the colours of viridis, unless they are too many."""
+    if grid.size > 96:
+        return
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            colour = "black" if image.norm(value) > 0.6 else "white"  # viridis is bright from there on
+            text = f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=6)
 
 
 def matrices(found: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[str]]) -> Figure:
@@ -206,7 +218,8 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
       totals: run -> a line about the whole run.
     """
     quantities = list(next(iter(found.values())))
-    figure = Figure(figsize=(4.2 * len(quantities), 0.4 + 3.2 * len(found)), layout="constrained")
+    depth = max(len(layers) for of_run in found.values() for layers in of_run.values())
+    figure = Figure(figsize=(3.6 * len(quantities), (1.3 + 0.35 * depth) * len(found)), layout="constrained")
     parts = np.ravel(figure.subfigures(len(found), 1, squeeze=False))
     ranges = {q: [x for of_run in found.values() for layer in of_run[q] for x in layer] for q in quantities}
     for part, (run, of_run) in zip(parts, found.items(), strict=True):
@@ -216,7 +229,8 @@ def arms(found: Mapping[str, Mapping[str, Sequence[np.ndarray]]], totals: Mappin
             grid = np.full((len(of_run[q]), heads), np.nan)
             for row, line in enumerate(of_run[q]):
                 grid[row, : len(line)] = line
-            image = axes.imshow(grid, aspect="auto", vmin=0, vmax=max(*ranges[q], 1e-9), cmap="viridis")
+            image = axes.imshow(grid, aspect="auto", vmin=0, vmax=max(ranges[q]) or 1.0, cmap="viridis")
+            _write_values(axes, image, grid)
             axes.set(title=q, xlabel="head", ylabel="layer", xticks=range(heads), yticks=range(len(grid)))
             part.colorbar(image, ax=axes)
     return figure

@@ -153,9 +153,10 @@ def test_a_perturbation_in_a_model_that_changes_nothing(trained):
     np.testing.assert_allclose(criticality.growth(alone, changed), 0.0, atol=1e-5)
 
 
-def _zeros(text):
+def _zeros(text, name="digits_vit", data=""):
     """A config's experiment with such an attention, and parameters that are all zero."""
-    config = runs.get_config("digits_vit", "adaptive_span,smoke")
+    config = runs.get_config(name, "adaptive_span,smoke")
+    config.data.options = data or config.data.options
     config.model.attention.options = text
     experiment = setup.build(config)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.parallel.abstract_state.params)
@@ -176,6 +177,23 @@ def test_adaptive(tmp_path):
     wave = of_adaptive.of_run(tmp_path, _zeros("max_span=8, softness=2, periodic=True, period_min=2, period_max=8"))
     assert 0 < wave["totals"]["removed"] < 1
     assert wave["totals"]["keys"] == pytest.approx((1 - wave["totals"]["removed"]) * pairs / 16)
+
+
+def test_what_a_causal_layer_skips_anyway_is_not_saved_by_spans(tmp_path):
+    text = _zeros("max_span=2048", "python_docs_lm", "sequence_length=1024")
+    assert of_adaptive.of_run(tmp_path, text)["totals"]["flops_saved"] == 0.0
+    short = _zeros("max_span=64", "python_docs_lm", "sequence_length=1024")
+    assert 0.1 < of_adaptive.of_run(tmp_path, short)["totals"]["flops_saved"] < 1.0
+
+
+def test_time_at_lengths_beyond_that_of_training():
+    text = _zeros("max_span=8", "python_docs_lm")
+    found = of_adaptive.at_lengths({"a": text}, [text.experiment.model.max_length + 8])
+    ((length, timed),) = found["a"].items()
+    assert length == 40
+    assert 0 < timed["quartiles"][0] <= timed["median"] <= timed["quartiles"][1]
+    with pytest.raises(UserError, match="a has positions 'learned' and is of kind image: only language models"):
+        of_adaptive.at_lengths({"a": _zeros("max_span=8")}, [40])
 
 
 @pytest.mark.parametrize("name", ["convnn", "conv1d", "super", "branching_attention"])

@@ -11,6 +11,13 @@ from jattn.analysis import criticality, power_laws, spectra
 from jattn.analysis.patterns import entropy
 
 
+def test_what_differs_by_rounding_does_not_fluctuate():
+    same = np.float32(0.1) + np.random.default_rng(0).choice([0, 1e-9], (8, 50))
+    assert criticality.susceptibility(same, 50).max() == 0
+    assert np.isnan(criticality.correlation(same)).all()
+    assert criticality.susceptibility(same * np.linspace(1, 1.001, 8)[:, None], 50).min() > 0
+
+
 def rng():
     return np.random.default_rng(0)
 

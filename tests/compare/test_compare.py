@@ -195,9 +195,9 @@ def test_values_of_runs_of_ones_own_make_the_same_table():
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines() if "│" in line]
     low, high = statistics.paired(values["b"], values["a"]).interval
     assert rows[0] == ["a", "60 ± 5.8", "50, 60, 70", "", "", ""]
-    # Two of eight flips of the signs are as far from zero: p = 0.25, corrected for two comparisons.
-    assert rows[1] == ["b", "62 ± 6.1", "51, 63, 72", "+2", f"{100 * low:+.4g} to {100 * high:+.4g}", "0.5"]
-    assert rows[2][3:] == ["0", "-10 to +10", "1"]
+    p = statistics.corrected_together({"b": {0: 0.01, 1: 0.03, 2: 0.02}, "c": {0: -0.1, 1: 0.1, 2: 0.0}})
+    assert rows[1] == ["b", "62 ± 6.1", "51, 63, 72", "+2", f"{100 * low:+.4g} to {100 * high:+.4g}", f"{p['b']:.3g}"]
+    assert rows[2] == ["c", "60 ± 10", "40, 70, 70", "0", "-10 to +10", f"{p['c']:.3g}"]
     alone = table.of_values("", {"a": [0.5], "b": [0.6]})
     assert [list(column.cells)[1] for column in alone.columns][1:] == ["0.6", "0.6", "+0.1", "", ""]
 

@@ -123,7 +123,7 @@ def test_comparisons_pair_the_seeds_that_both_finished(found):
 def test_what_a_reader_has_to_know_is_said(found, compared):
     said = "\n".join(found["notes"])
     assert "kvt(topk=8): seed 7 failed (training stopped at step 7) and is in no mean or test" in said
-    assert "natural and softmax agree in every run to the last digit" in said
+    assert "softmax and natural agree in every measure of every run to the last digit" in said
     assert "cannot show" not in said
     assert found["command"].startswith(f"python -m jattn compare {CONFIG}")
     assert found["seeds"] == list(range(8))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # half a second that only those who draw wait for
+    import matplotlib.figure  # half a second that only those who draw wait for
 
 FORMATS = ("png", "svg", "pdf")
 """PNG to look at, SVG for pages, PDF for papers."""
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = ("png",)) -> list[Path]:
+def save(figure: "matplotlib.figure.Figure", folder: Path, name: str, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Writes FOLDER/NAME.FORMAT for each of `FORMATS` that is asked for; returns the paths.
 
     Raises:

@@ -19,12 +19,11 @@ def of(report: Mapping[str, Any]) -> list[str]:
                 f"{pairs} pairs of runs cannot show p < {least:.3g}, however large the difference: at least "
                 f"{statistics.FEWEST_PAIRS} seeds can show p < {statistics.LEVEL}"
             )
-    for c in tested:
-        if c["paired"]["difference"] == 0 and c["paired"]["standard_error"] == 0:
-            notes.append(
-                f"{c['cell']} and {report['baseline']} agree in every run to the last digit: they compute the same "
-                "function here, or the axis has no effect"
-            )
+    for *names, last in _agreeing(report):
+        notes.append(
+            f"{', '.join(names)} and {last} agree in every measure of every run to the last digit: they compute the "
+            "same function here, or the axis has no effect"
+        )
     for cell in report["cells"]:
         reasons: dict[str, list[str]] = {}
         for seed, failure in cell["failed"].items():
@@ -38,3 +37,16 @@ def of(report: Mapping[str, Any]) -> list[str]:
         if len(found) > 1:
             notes.append(f"the runs were made by {len(found)} different {what}: see what each run says")
     return notes
+
+
+def _agreeing(report: Mapping[str, Any]) -> list[list[str]]:
+    """Groups of cells whose runs, two or more and none failed, have the same measures.
+
+    One measure is not enough: accuracies may all be 100 %.
+    """
+    groups: dict[str, list[str]] = {}
+    for cell in report["cells"]:
+        if cell["runs"] > 1 and not cell["failed"]:
+            measured = [row["measures"] for row in report["runs"] if row["cell"] == cell["cell"]]
+            groups.setdefault(json.dumps(measured), []).append(cell["cell"])
+    return [names for names in groups.values() if len(names) > 1]

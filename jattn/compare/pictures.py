@@ -168,7 +168,7 @@ def _label(axes: Axes, bars: np.ndarray, names: Sequence[str]) -> None:
     """
     size = axes.figure.dpi / 72  # pixels a point of type
     pixels = axes.transData.transform(bars.reshape(-1, 2)).reshape(bars.shape)
-    within = axes.get_window_extent().extents
+    within = tuple(axes.get_window_extent().extents)
     taken = []
     for (x, y), (left, bottom), (right, top) in pixels:
         taken.append((x - 5 * size, y - 5 * size, x + 5 * size, y + 5 * size))

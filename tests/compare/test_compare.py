@@ -123,7 +123,7 @@ def test_comparisons_pair_the_seeds_that_both_finished(found):
 def test_what_a_reader_has_to_know_is_said(found, compared):
     said = "\n".join(found["notes"])
     assert "kvt(topk=8): seed 7 failed (training stopped at step 7) and is in no mean or test" in said
-    assert "natural and softmax agree in every run to the last digit" in said
+    assert "softmax and natural agree in every measure of every run to the last digit" in said
     assert "cannot show" not in said
     assert found["command"].startswith(f"python -m jattn compare {CONFIG}")
     assert found["seeds"] == list(range(8))
@@ -289,6 +289,9 @@ def test_the_json_is_what_was_found_and_short(real, tmp_path):
     ("argv", "says"),
     [
         (["--axis=model.atention.name=a,b"], "did you mean 'model.attention.name'"),
+        (["--axis=model.attention.name=softmax,kvtt"], "unknown mechanism 'kvtt': did you mean 'kvt'"),
+        (["--axis=model.attention.name=softmax,kvt(tpk=8)"], "tpk"),
+        (["--axis=arg=softmax,kvtt"], "kvtt"),
         (["--axis=data.name=digits,mqar"], "differ in data.name"),
         (["--axis=loss.name=cross_entropy,mean_squared_error", "--measure=loss"], "differ in loss.name"),
         (["--axis=arg=kvt", "--baseline=softmax"], "unknown baseline 'softmax': known: kvt"),
@@ -307,6 +310,29 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(argv, says, tmp_path, 
     assert error.count("\n") == 1
     assert says in error
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_another_comparison(real, capsys):
+    folder = real.folder.parent.parent
+    before = sorted(folder.rglob("*"))
+    assert main(["compare", CONFIG, f"--axis={AXIS}", "--config.steps=9", f"--workdir={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"error: {real.folder} holds a run of another config (steps: 12 -> 9): choose another --work"
+    )
+    assert error.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("part", ["run_all", "measured"])
+def test_a_stop_is_told_by_the_exit_code(part, monkeypatch, tmp_path):
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_all", stopped if part == "run_all" else lambda *args: [])
+    monkeypatch.setattr(speed, "measured", stopped)
+    assert main(["compare", CONFIG, "--axis=arg=kvt", "--speeds", f"--workdir={tmp_path}"]) == cli.INTERRUPTED
+    assert not (tmp_path / files.JSON).exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, capsys):

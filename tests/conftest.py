@@ -11,7 +11,7 @@ import os
 import jax
 import pytest
 
-from tests import typechecking  # noqa: F401 - named in pyproject.toml
+from tests import typechecking  # noqa: F401 - before the package is imported: it says how that is checked
 from tests.commands import QUICK_TO_COMPILE, compiled_folder
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()

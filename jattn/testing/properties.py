@@ -140,7 +140,8 @@ def pairs(case: Case) -> None:
         _refuses("pairs", lambda: case.evaluate(x, of_keys))
         return
     expected = case.evaluate(x, case.mask)
-    _near(case.evaluate(x, of_keys), expected, "a mask of pairs and one of keys", where=case.mask)
+    found, *_ = case.differentiate(x, of_keys)  # whose program serves below as well
+    _near(found, expected, "a mask of pairs and one of keys", where=case.mask)
     _near(case.evaluate(x, of_keys[:, 0]), expected, "one mask for all heads", where=case.mask)
     # Query t of example 0 may attend to itself and to token 0 only: others have no influence on it.
     t, here = 3, np.arange(sizes.tokens)

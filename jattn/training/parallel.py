@@ -113,15 +113,17 @@ class Parallel(abc.ABC):
         # make_array_from_process_local_data does the same in three times the time.
         return jax.make_array_from_callback((size, *own.shape[1:]), self._divided, part)
 
+    def check_train_step(self) -> None:
+        """Raises what the training step would raise when it is traced. Under jit it is not traced again by a step."""
+        with self._context():
+            jax.eval_shape(self._train, self.abstract_state, self._abstract_batch(), self._root)
+
     def lower_train_step(self, platform: str) -> jax.stages.Lowered:
         """The training step lowered for "cpu", "cuda", "rocm" or "tpu"; such a device need not be present."""
-        batch = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._divided)
-            for name, x in self._arranged(self._example_batch()).items()
-        }
         with self._context():
             step = jax.jit(self._train, donate_argnums=0)
-            return step.trace(self.abstract_state, batch, self._root).lower(lowering_platforms=(platform,))
+            traced = step.trace(self.abstract_state, self._abstract_batch(), self._root)
+            return traced.lower(lowering_platforms=(platform,))
 
     @abc.abstractmethod
     def _make_mesh(self, num_data: int, num_model: int, devices: list[jax.Device]) -> Mesh: ...
@@ -148,6 +150,12 @@ class Parallel(abc.ABC):
         example = self._dataset.examples("train", zero, zero) | {"example_id": zero.astype(np.int32)}
         size = self._config.data.batch_size
         return {name: np.broadcast_to(x, (size, *x.shape[1:])) for name, x in example.items()}
+
+    def _abstract_batch(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._divided)
+            for name, x in self._arranged(self._example_batch()).items()
+        }
 
     def _initial_params(self, root: Shaped[Array, "2"]) -> PyTree:
         """Initial parameters, boxed with the logical names of their axes."""

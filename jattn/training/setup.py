@@ -3,9 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import jax
-import numpy as np
-
 from jattn import data, models
 from jattn.config import Config
 from jattn.data import Dataset
@@ -16,7 +13,6 @@ from jattn.optim.build import build as build_optimizer
 from jattn.training import initialization, losses, measures, parallel, samples
 from jattn.training.parallel import Parallel
 from jattn.training.samples import Sampler
-from jattn.training.step import make_train_step
 
 VALIDATION_SPLITS = ("valid", "test")
 
@@ -92,7 +88,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     steps = parallel.build(config, model, optimizer, dataset)
     names = measures.names(losses.measured(config.loss, dataset.task), dataset.task)
     if optimizer.reads_energies:
-        _check_energies(config, dataset, model, optimizer, steps)
+        steps.check_train_step()
     _check_checkpoints(config, names)
     if config.validation.split not in VALIDATION_SPLITS:
         raise unknown("validation.split", config.validation.split, VALIDATION_SPLITS)
@@ -148,16 +144,6 @@ def make_plan(config: Config, train_size: int) -> Plan:
 def eval_batch_size(config: Config) -> int:
     """Examples in a batch of evaluation."""
     return config.data.batch_size if config.data.eval_batch_size is None else config.data.eval_batch_size
-
-
-def _check_energies(
-    config: Config, dataset: Dataset, model: Transformer, optimizer: Optimizer, steps: Parallel
-) -> None:
-    """Raises what a step would raise where the model does not report what the optimizer reads."""
-    batch = data.train_batch(dataset, config.seed, 0, config.data.batch_size)
-    abstract = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in batch.items()}
-    step = make_train_step(model, optimizer, config, dataset.prepare, mix=dataset.mix)
-    jax.eval_shape(step, steps.abstract_state, abstract)
 
 
 def _check_checkpoints(config: Config, names: tuple[str, ...]) -> None:

@@ -40,6 +40,9 @@ SEEN = Observed(
 """Of pictures of 9 x 5 patches of 2 x 2 pixels, and a class token."""
 
 
+TINY = 1e-9
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     return runs.smoke_comparison(tmp_path_factory)
@@ -224,8 +227,10 @@ def test_a_band_is_the_bootstrap_interval_of_the_mean():
     values = np.random.default_rng(0).normal(size=(5, 3))
     every = np.array([values[list(rows)].mean(0) for rows in itertools.product(range(5), repeat=5)])
     low, high = curves.band(values, 20_000)
-    np.testing.assert_allclose((every < low).mean(0), 0.025, atol=0.006)
-    np.testing.assert_allclose((every > high).mean(0), 0.025, atol=0.006)
+    # So few rows have few means: an end lies on one that holds the 2.5 % between what is before it and itself.
+    for before, until in ((every < low - TINY, every < low + TINY), (every > high + TINY, every > high - TINY)):
+        assert np.all(before.mean(0) <= 0.032)
+        assert np.all(until.mean(0) >= 0.018)
 
 
 def test_long_curves_are_thinned(tmp_path, comparison):

@@ -1,4 +1,4 @@
-"""Writes docs/results/energy_and_curvature.json, and its table in docs/attention_informed.md.
+"""Writes docs/results/energy_and_curvature.json, and prints a table of it.
 
     python -m jattn compare configs/digits_vit.py --axis arg=natural,neural --seeds 6 --config.steps=300 \\
         --config.checkpoint.every=50 --config.checkpoint.keep=6 --workdir=runs/energies
@@ -28,32 +28,30 @@ from jattn.training.setup import Experiment  # noqa: E402
 from jattn.training.trained import open_trained  # noqa: E402
 from jattn.types import PyTree  # noqa: E402
 
-BEGIN, END = "<!-- begin: written by scripts/energy_and_curvature.py -->", "<!-- end: energy and curvature -->"
-
 
 def main() -> None:
-    """Measures every run, and writes both files."""
+    """Measures every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=pathlib.Path, help="folder of the comparison")
     parser.add_argument("--cells", nargs="+", required=True, help="folders in it, whose seeds are compared")
     parser.add_argument("--examples", type=int, default=64, help="of the training split (default: %(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs", help="where the files lie")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=ROOT / "docs" / "results" / "energy_and_curvature.json", help="the JSON"
+    )
     args = parser.parse_args()
     prepare_process()
-    out = args.out / "results" / "energy_and_curvature.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(out.read_text())["runs"] if out.exists() else {}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(args.out.read_text())["runs"] if args.out.exists() else {}
     for cell in args.cells:
         for workdir in sorted(path.parent for path in (args.comparison / cell).glob("seed*/results.json")):
             of_cell = found.setdefault(cell, {})
             if workdir.name not in of_cell:
                 of_cell[workdir.name] = of_run(workdir, args.examples)
                 written = {"split": "train", "examples": args.examples, "jax": jax.__version__, "runs": found}
-                out.write_text(json.dumps(written, separators=(",", ":")) + "\n")
+                args.out.write_text(json.dumps(written, separators=(",", ":")) + "\n")
             step, last = list(of_cell[workdir.name].items())[-1]
             print(f"{cell}, {workdir.name}, step {step}: Pearson {last['pearson']['fisher']:+.2f}", flush=True)
-    page = args.out / "attention_informed.md"
-    page.write_text(_replaced(page.read_text(), table(found)))
+    print(table(found))
 
 
 def of_run(workdir: pathlib.Path, count: int) -> dict[str, dict]:
@@ -117,14 +115,6 @@ def _spread(values: list[float]) -> str:
 
 def _rounded(values: np.ndarray | list) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
-
-
-def _replaced(page: str, text: str) -> str:
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"error: the page has no place for the table: it needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from jattn.compare import files  # noqa: E402
 from jattn.compare.report import BETTER, NONE_SHOWN, NOT_TESTED, WORSE  # noqa: E402
 from jattn.compare.statistics import LEVEL  # noqa: E402
-from jattn.compare.table import unit  # noqa: E402
+from jattn.compare.table import number, unit  # noqa: E402
 from jattn.training.progress import duration  # noqa: E402
 
 Report = Mapping[str, Any]
@@ -103,9 +103,8 @@ def section(name: str, report: Report) -> str:
 
 def run(report: Report) -> str:
     """How many runs there were, how long, on what."""
-    machines = {
-        f"{origin['machine']['cores']} core(s) of {origin['machine']['processor']}" for origin in report["origins"]
-    }
+    made_by = [origin["machine"] for origin in report["origins"]]
+    machines = {f"{m['cores']} core{'' if m['cores'] == 1 else 's'} of {m['processor']}" for m in made_by}
     commits = {origin["commit"]["hash"][:8] for origin in report["origins"]}
     seconds = sum(row["seconds"] for row in report["runs"])
     steps = " to ".join(
@@ -177,10 +176,9 @@ def mean(cell: Mapping[str, Any], measure: str, factor: float) -> str:
 def compared(found: Mapping[str, Any], factor: float) -> tuple[str, str, str, str]:
     """Difference, interval, p, verdict."""
     paired = found["paired"]
-    interval = [f"{round(factor * end, 12):+.3g}" for end in paired["interval"] or ()]
-    difference = "" if paired["difference"] is None else f"{round(factor * paired['difference'], 12):+.3g}"
+    interval = " to ".join(number(end, factor, sign=True) for end in paired["interval"] or ())
     p = "" if paired["p_corrected"] is None else f"{paired['p_corrected']:.2g}"
-    return difference, " to ".join(interval), p, found["verdict"]
+    return number(paired["difference"], factor, sign=True), interval, p, found["verdict"]
 
 
 def speed(cell: Mapping[str, Any]) -> str:

@@ -40,4 +40,4 @@ def test_what_failed_is_not_left_out():
     some = failed | {"failed": {"1": "why"}, "measures": {"accuracy": {"mean": 0.5, "standard_error": 0.0123}}}
     assert SCRIPT["mean"](some, "accuracy", 100.0) == "50 ± 1.2 (1 failed)"
     found = {"paired": {"difference": -5e-17, "interval": None, "p_corrected": None}, "verdict": "not tested"}
-    assert SCRIPT["compared"](found, 100.0) == ("-0", "", "", "not tested")
+    assert SCRIPT["compared"](found, 100.0) == ("0", "", "", "not tested")

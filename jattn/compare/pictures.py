@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from jattn import figures
 from jattn.compare.report import BASELINE, BETTER, NONE_SHOWN, NOT_TESTED, WORSE
 from jattn.compare.statistics import CONFIDENCE
-from jattn.compare.table import unit
+from jattn.compare.table import number, unit
 
 Report = Mapping[str, Any]
 
@@ -219,7 +219,7 @@ def _together(report: Report, cell: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _in_words(paired: Mapping[str, Any], factor: float) -> str:
     p = paired["p_corrected"]
-    text = f"{round(factor * paired['difference'], 12):+.3g}".replace("-", "−")
+    text = number(paired["difference"], factor, sign=True).replace("-", "−")
     return text + ("" if p is None else f",  p = {p:.2g}")
 
 

@@ -54,13 +54,13 @@ def of_values(title: str, values: Mapping[str, statistics.Values], factor: float
         row = {
             "cell": name,
             "mean ± s.e.": _mean(dataclasses.asdict(statistics.summary(own)), factor),
-            "each run": ", ".join(_number(value, factor) for value in own),
+            "each run": ", ".join(number(value, factor) for value in own),
             "difference": "",
             "95 % interval": "",
             "p": "",
         }
         if name in pairs:
-            row["difference"] = _number(pairs[name].difference, factor, sign=True)
+            row["difference"] = number(pairs[name].difference, factor, sign=True)
             row["95 % interval"] = _interval(pairs[name].interval, factor, sign=True)
             row["p"] = _p(corrected[name])
         rows.append(row)
@@ -95,7 +95,7 @@ def _found(report: Report, cell: Cell) -> dict[str, str]:
         "runs": _runs(cell),
         f"{report['measure']}{sign and ', ' + sign}: mean ± s.e.": _mean(measured, factor),
         "95 % interval": _interval(measured.get("interval"), factor),
-        "each run": ", ".join(_number(value, factor) for value in measured.get("values", ())),
+        "each run": ", ".join(number(value, factor) for value in measured.get("values", ())),
     }
 
 
@@ -104,7 +104,7 @@ def _compared(report: Report, found: Mapping[str, Any]) -> dict[str, str]:
     paired = found["paired"]
     return {
         "cell": found["cell"],
-        "difference": _number(paired["difference"], factor, sign=True),
+        "difference": number(paired["difference"], factor, sign=True),
         "95 % interval": _interval(paired["interval"], factor, sign=True),
         "p": _p(paired["p_corrected"]),
         "p unpaired": _p(found["unpaired"]["p_corrected"]),
@@ -113,8 +113,8 @@ def _compared(report: Report, found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _times(report: Report) -> str:
-    number = len(report["comparisons"])
-    return f"{number} comparisons" if number > 1 else "one comparison"
+    times = len(report["comparisons"])
+    return f"{times} comparisons" if times > 1 else "one comparison"
 
 
 def _cost_title(report: Report) -> str:
@@ -124,7 +124,7 @@ def _cost_title(report: Report) -> str:
         return title
     sign, factor = unit(report["curve"])
     relation = ">=" if report["higher_is_better"] else "<="
-    reached = f"{report['curve']} {relation} {_number(report['threshold'], factor)}{sign and ' ' + sign}"
+    reached = f"{report['curve']} {relation} {number(report['threshold'], factor)}{sign and ' ' + sign}"
     return f"{title}; steps and seconds are those to {reached}, {report['threshold_is']}"
 
 
@@ -135,12 +135,12 @@ def _cost(report: Report, cell: Cell) -> dict[str, str]:
     return {
         "cell": cell["cell"],
         "steps": "" if cell["steps_to_threshold"] is None else f"{cell['steps_to_threshold']:g}{part}",
-        "seconds": _number(cell["seconds_to_threshold"], 1.0),
-        f"area{sign and ', ' + sign}": _number(cell["area"]["mean"], factor),
+        "seconds": number(cell["seconds_to_threshold"], 1.0),
+        f"area{sign and ', ' + sign}": number(cell["area"]["mean"], factor),
         "parameters": f"{cell['params']:,}",
         "MFLOP": f"{cell['flops'] / 1e6:,.4g}",
-        "peak MB": _number(cell["peak_memory_bytes"], 1e-6),
-        "steps/s": _number(cell["steps_per_second"], 1.0),
+        "peak MB": number(cell["peak_memory_bytes"], 1e-6),
+        "steps/s": number(cell["steps_per_second"], 1.0),
         "middle half": _interval(cell["steps_per_second_quartiles"], 1.0),
     }
 
@@ -154,17 +154,22 @@ def _mean(measured: Mapping[str, Any], factor: float) -> str:
     if measured.get("mean") is None:
         return "none finished"
     error = measured["standard_error"]
-    return _number(measured["mean"], factor) + ("" if error is None else f" ± {factor * error:.2g}")
+    return number(measured["mean"], factor) + ("" if error is None else f" ± {factor * error:.2g}")
 
 
 def _interval(interval: Sequence[float] | None, factor: float, *, sign: bool = False) -> str:
-    return "" if interval is None else " to ".join(_number(end, factor, sign=sign) for end in interval)
+    return "" if interval is None else " to ".join(number(end, factor, sign=sign) for end in interval)
 
 
-def _number(value: float | int | None, factor: float, *, sign: bool = False) -> str:
+def number(value: float | int | None, factor: float, *, sign: bool = False) -> str:
+    """To four digits; None is empty.
+
+    >>> number(0.012345, 100.0, sign=True)
+    '+1.235'
+    """
     if value is None:
         return ""
-    shown = round(factor * value, 12)  # a mean of differences that cancel is 0 but for rounding
+    shown = round(factor * value, 12) + 0.0  # a mean of differences that cancel is 0 but for rounding, and never -0
     return f"{shown:{'+' if sign and shown else ''}.4g}"
 
 

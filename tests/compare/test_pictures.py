@@ -59,7 +59,7 @@ def test_differences_with_the_best_on_top():
     means = {marker: float(np.ravel(x)[0]) for marker, x, _ in drawn if marker in "^ox"}
     assert means == pytest.approx({"^": 20.0, "o": 0.0, "x": -10.0})
     texts = [text.get_text() for text in axes.texts]
-    assert texts == ["−10", "+0,  p = 1", "+20,  p = 0.25", "difference, corrected p"]
+    assert texts == ["−10", "0,  p = 1", "+20,  p = 0.25", "difference, corrected p"]
     assert axes.get_xlabel() == "test accuracy, %: difference to base (better: to the right)"
     reverse = pictures.differences(report(higher_is_better=False)).axes[0]
     assert [label.get_text() for label in reverse.get_yticklabels()] == ["good", "like", "failing"]

@@ -30,6 +30,8 @@ def jaxtyped(item: Any = None, *, typechecker: Callable[[Callable], Callable]) -
         return _original(item, typechecker=typechecker)
     if "<locals>" in item.__qualname__ or not item.__annotations__:
         return item
+    if any(isinstance(annotation, str) for annotation in item.__annotations__.values()):
+        return _original(item, typechecker=typechecker)  # it passes over names that are imported for type checkers only
     complete = typechecker(item)
 
     @functools.wraps(item)

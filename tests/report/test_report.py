@@ -256,7 +256,7 @@ def test_shares_survive_being_packed():
 
 def test_pictures_of_many_patches_are_pooled():
     model = VisionTransformer(num_outputs=2, patch_size=2, pooling="class_token")
-    pool, blocks = attention._pool(model, SEEN, 16)
+    pool, blocks = attention._pool(model, SEEN, 8)
     assert blocks == (3, 2)  # of 9 x 5 patches, 3 x 3 each
     assert pool.sum(0).tolist() == [1.0] * TOKENS
     assert pool[0].nonzero()[0].tolist() == [0]

@@ -115,7 +115,7 @@ def _outcome(found: Comparison) -> str:
         cells = by_verdict[verdict]
         listed = ", ".join(cells) if verdict != NONE_SHOWN or len(cells) <= 3 else count(len(cells), "cell")
         parts.append(f"{verdict}: {listed}")
-    return f"Against {found['baseline']}: {'; '.join(parts)}."
+    return f"Against {found['baseline']} – {'; '.join(parts)}."
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -146,7 +146,7 @@ def of_run(workdir: Path, trained: Trained) -> dict[str, Any]:
             own |= {"period": [None] * heads}
         else:
             # What a causal layer skips anyway is not what its spans save.
-            flops_of_all = module.cost(length, **cost, reach=[length] * module.num_heads).flops
+            flops_of_all = module.cost(length, **cost, reach=[float(length)] * module.num_heads).flops
             flops = module.cost(length, **cost, reach=own["reach"]).flops
         layers.append(
             {"layer": i, "mechanism": str(mechanism), "flops": flops, "flops_of_all": flops_of_all}

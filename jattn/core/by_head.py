@@ -3,6 +3,7 @@ another one needs.
 
 Several heads at once make larger operations, of which both cores of a CPU get their part, but visit the blocks within
 reach of any of them. Which is faster depends on the learned reaches; both are compiled, and each call takes its choice.
+A single block is computed at once: every head needs it.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,8 @@ def each(
         return function(size, (lo, hi))
     if size == 1:
         return function(1, reach)
+    if grid.query_blocks == grid.key_blocks == 1:
+        return function(size, _of_parts(reach, size))
     _, pays = visited(grid, reach, offset, size)
     return jax.lax.cond(pays, lambda: function(1, reach), lambda: function(size, _of_parts(reach, size)))
 

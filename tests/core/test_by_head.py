@@ -76,3 +76,10 @@ def test_heads_go_one_by_one_where_that_is_less_work():
         count, one_by_one = by_head.visited(g, reach)
         assert bool(one_by_one) == apart
         assert count == (blocks if apart else 8 * visited(g, reach))
+
+
+@pytest.mark.parametrize(("length", "ways"), [(129, 2), (128, 1)])
+def test_one_block_is_computed_one_way(length, ways):
+    q = jax.ShapeDtypeStruct((1, HEADS, length, 5), jnp.float32)
+    text = str(jax.make_jaxpr(lambda q: attend(q, q, q, bias=SoftSpan(SHORT_BUT_ONE, 16) + Causal())[0])(q))
+    assert text.count(" exp ") == 2 * ways  # of the weights and of what earlier ones shrink by

@@ -14,6 +14,8 @@ from jattn.analysis.rollout import rollout
 from jattn.errors import UserError
 from jattn.models.classifier import TextClassifier
 from jattn.models.language_model import LanguageModel
+from jattn.task import Task
+from tests import runs
 
 N, H, T = 4, 2, 12
 LOWER = np.tril(np.ones((T, T), bool))
@@ -87,10 +89,13 @@ def shown(page):
     return {heading: re.findall(r'title="([\d.]+)"[^>]*>([^<]*)<', text) for heading, text in parts}
 
 
+DATA = runs.Unread(Task("language", vocab_size=50, length=T))
+
+
 def rolled(seen, model):
     """The page of tokens of a model of text."""
     made = report.Report({})
-    of_patterns._roll(made, seen, SimpleNamespace(model=model, dataset=SimpleNamespace(fitted=None)))
+    of_patterns._roll(made, seen, SimpleNamespace(model=model, dataset=DATA))
     return shown(made.pages["tokens"])
 
 

@@ -183,7 +183,7 @@ function nameApart(made, rows, cost, width) {
     taken.push([x - 5, x + 5, y - 5, y + 5]);
     return [row, x, y];
   });
-  const free = (box) => box[0] > 0 && box[1] < inside && !taken.some((other) =>
+  const free = (box) => box[0] > 0 && box[1] < inside - 15 && !taken.some((other) =>
     box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3]);
   for (const [row, x, y] of points) {
     const length = 6.5 * row.cell.length;

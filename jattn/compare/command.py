@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     found = report.build(outcomes, plan.sizes, plan.question, about, speeds)
     paths = [*files.write(folder, found), *pictures.draw(folder, found, args.format)]
     table.show(bench_table.console(), found)
-    _say(f"written to {', '.join(map(str, paths))}")
+    _say(f"written to {', '.join(map(str, paths))}; as a page: python -m jattn report --comparison={folder}")
     return 0
 
 

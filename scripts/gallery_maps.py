@@ -22,17 +22,17 @@ from jattn.process import prepare_process  # noqa: E402
 from jattn.training.trained import open_trained  # noqa: E402
 
 COLUMNS = 5
-LAYER, HEAD = 1, 0
+LAYER, HEAD = 0, 0
 TOKENS = 64
 """Of an example; the first ones."""
 
 
 def seen(run: Path, example: int) -> np.ndarray:
-    """The map of one head, each query scaled to its largest key: (TOKENS, TOKENS)."""
+    """The map of one head, each query scaled to its largest key, small weights made visible: (TOKENS, TOKENS)."""
     trained = open_trained(run, "best")
     found = observe(trained.experiment, trained.params, "test", np.array([example]), [LAYER], [HEAD])
     weights = np.abs(found.weights[0][0, 0, :TOKENS, :TOKENS])
-    return weights / np.maximum(weights.max(-1, keepdims=True), 1e-12)
+    return np.sqrt(weights / np.maximum(weights.max(-1, keepdims=True), 1e-12))
 
 
 def drawn(maps: dict[str, np.ndarray]) -> Figure:

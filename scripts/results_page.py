@@ -3,8 +3,9 @@
     python scripts/results_page.py                # the page again
     python scripts/results_page.py --runs=runs    # copies first what `python -m jattn compare` left in runs/digits, ...
 
-A comparison's folder holds comparison.json, its tables and its pictures. The runs themselves are not kept: the page
-says which command makes them. tests/test_results_page.py sees that the page is made of these files.
+A comparison's folder holds comparison.json, its tables, its pictures, and the page of `python -m jattn report`. The
+runs themselves are not kept: the page says which command makes them. tests/test_results_page.py sees that the page is
+made of these files.
 """
 
 import argparse
@@ -29,7 +30,8 @@ Report = Mapping[str, Any]
 
 FOLDER = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
-KEPT = (files.JSON, files.CELLS, files.RUNS, "*.png")
+HTML = "report.html"
+KEPT = (files.JSON, files.CELLS, files.RUNS, "*.png", HTML)
 
 TITLES = {
     "digits": "Pictures: handwritten digits",
@@ -97,6 +99,11 @@ def section(name: str, report: Report) -> str:
     lines = [f"## {TITLES[name]}", "", "```", report["command"], "```", "", run(report), "", shown(report), ""]
     lines += [*table(report), ""]
     lines += [f"* {note}" for note in report["notes"]]
+    if (FOLDER / name / HTML).exists():
+        lines += [
+            "",
+            f"To sort, filter, and look at maps of attention, open [{HTML}](results/{name}/{HTML}) in a browser.",
+        ]
     lines += ["", *(f"![{text}](results/{name}/{picture}.png)" for picture, text in pictures(report).items()), ""]
     return "\n".join(lines)
 

@@ -24,6 +24,13 @@ def test_its_pictures_are_there_and_small():
     assert all(0 < (ROOT / "docs" / picture).stat().st_size < 150_000 for picture in pictures)
 
 
+def test_its_pages_are_of_the_committed_comparisons_and_small():
+    pages = [SCRIPT["FOLDER"] / name / SCRIPT["HTML"] for name in REPORTS]
+    assert all(path.stat().st_size < 3_000_000 for path in pages)
+    for path, report in zip(pages, REPORTS.values(), strict=True):
+        assert report["date"] in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_comparison_says_how_to_repeat_it(name):
     report = REPORTS[name]

@@ -185,7 +185,11 @@ def _cell(rows: Sequence[Mapping[str, Any]], speed: Speed | None) -> dict[str, A
     def median(name: str) -> float | None:
         return float(np.median(numbers(name))) if numbers(name) else None
 
-    if speed is None:
+    steps, seconds = median("steps_to_threshold"), median("seconds_to_threshold")
+    if speed is not None:
+        rate = speed.steps_per_second
+        seconds = None if steps is None or rate is None else steps / rate
+    else:
         seen = numbers("steps_per_second")
         quartiles = tuple(map(float, np.quantile(seen, (0.25, 0.75)))) if seen else None
         speed = Speed(median("steps_per_second"), quartiles, max(numbers("peak_memory_bytes"), default=None))
@@ -194,8 +198,8 @@ def _cell(rows: Sequence[Mapping[str, Any]], speed: Speed | None) -> dict[str, A
         "failed": {row["seed"]: row["failure"] for row in rows if row["failure"]},
         "measures": {name: _summary([row["measures"][name] for row in finished]) for name in measures},
         "reached_threshold": len(numbers("steps_to_threshold")),
-        "steps_to_threshold": median("steps_to_threshold"),
-        "seconds_to_threshold": median("seconds_to_threshold"),
+        "steps_to_threshold": steps,
+        "seconds_to_threshold": seconds,
         "area": _summary(numbers("area")),
         "steps_per_second": speed.steps_per_second,
         "steps_per_second_quartiles": speed.quartiles,

@@ -222,6 +222,9 @@ def test_speeds_are_those_of_the_runs_or_measured_afterwards(real, tmp_path):
     )
     found = built([[0.5], [0.5]], tmp_path / "again", real, speeds=speeds)
     assert found["speeds"] == {"rounds": speed.ROUNDS, "machine": {"cores": 2}}
+    timed, untimed = found["cells"]
+    assert timed["seconds_to_threshold"] == timed["steps_to_threshold"] / 40
+    assert untimed["seconds_to_threshold"] is None
     assert "kvt(topk=8): its training step could not be timed (out of memory: why)" in found["notes"]
     files.write(tmp_path, found)
     rows = list(csv.DictReader((tmp_path / files.CELLS).open()))

@@ -32,14 +32,17 @@ def jaxtyped(item: Any = None, *, typechecker: Callable[[Callable], Callable]) -
         return item
     if any(isinstance(annotation, str) for annotation in item.__annotations__.values()):
         return _original(item, typechecker=typechecker)  # it passes over names that are imported for type checkers only
-    complete = typechecker(item)
+
+    @functools.cache
+    def complete() -> Callable:
+        return typechecker(item)  # most of what a process imports is never called there
 
     @functools.wraps(item)
     def in_a_scope(*args, **kwargs):
         if jaxtyping.config.jaxtyping_disable:
             return item(*args, **kwargs)
         with _original("context"):  # within it, a letter stands for one size
-            return complete(*args, **kwargs)
+            return complete()(*args, **kwargs)
 
     return in_a_scope
 

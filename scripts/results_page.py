@@ -41,6 +41,14 @@ TITLES = {
 }
 """Of each comparison, in the order of the page."""
 
+REMARKS = {
+    "mqar": "Runs of this task are of two kinds: some have found how to look up a key when the budget ends, some have "
+    "not, and little lies between. Softmax has both kinds, by the seed, so that the mean tells how often more than how "
+    "well, and a paired test against it shows little: read the curves, and each seed's value in "
+    "[runs.csv](results/mqar/runs.csv).",
+}
+"""What is to be known to read a comparison's numbers."""
+
 ABOUT = """\
 # Results
 
@@ -97,6 +105,8 @@ def page(reports: Mapping[str, Report]) -> str:
 def section(name: str, report: Report) -> str:
     """One comparison: what was run, what it showed, tables, pictures."""
     lines = [f"## {TITLES[name]}", "", "```", report["command"], "```", "", run(report), "", shown(report), ""]
+    if name in REMARKS:
+        lines += [REMARKS[name], ""]
     lines += [*table(report), ""]
     lines += [f"* {note}" for note in report["notes"]]
     if (FOLDER / name / HTML).exists():

@@ -150,3 +150,19 @@ def test_dark_is_the_system_s_choice_and_the_reader_s(opened, save):
     page.get_by_role("button", name="Switch between light and dark").click()
     assert page.evaluate(paper) != dark
     page.wait_for_function(f"{plot} != '{drawn}'")
+
+    # Of choices in quick succession the last is drawn, and no other is left beside it.
+    title = page.evaluate("""() => {
+      const select = document.querySelector("[data-panel=curves] select");
+      for (const { value } of [...select.options].slice(1)) {
+        select.value = value;
+        select.dispatchEvent(new Event("change"));
+      }
+      for (let i = 0; i < 3; i++) document.querySelector("#theme").click();
+      return select.options[select.selectedIndex].textContent;
+    }""")
+    shown = "Bokeh.documents.map(of => of.roots()[0])"
+    page.wait_for_function(f"{shown}.every(plot => plot.background_fill_color === '{drawn}')")
+    page.wait_for_function("Bokeh.documents.every(of => of.is_idle)")
+    assert page.locator(".drawing .bk-Figure").count() == 5
+    assert page.evaluate(f"{shown}.map(plot => plot.left[0].axis_label)").count(title) == 1

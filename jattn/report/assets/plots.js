@@ -23,17 +23,24 @@ function figure(options) {
   return made;
 }
 
-const views = new Map();
+const asked = new Map();
 
-/** Puts a figure in the place of the one before. */
+/** Puts a figure in the place of the one before; of several that are asked for at once, the last. */
 async function show(place, made) {
-  const before = views.get(place);
-  if (before) {
-    before.remove();
-    Bokeh.documents.splice(Bokeh.documents.indexOf(before.model.document), 1);
-  }
-  place.replaceChildren();
-  views.set(place, await Bokeh.Plotting.show(made, place));
+  const before = asked.get(place)?.view;
+  const exchanged = async () => {
+    const last = await before; // Bokeh adds a figure some time after it was asked to
+    if (asked.get(place).made !== made) return last;
+    if (last) {
+      last.remove();
+      Bokeh.documents.splice(Bokeh.documents.indexOf(last.model.document), 1);
+    }
+    place.replaceChildren();
+    return Bokeh.Plotting.show(made, place);
+  };
+  const view = exchanged();
+  asked.set(place, { made, view });
+  await view;
 }
 
 function hover(made, renderers, tooltips) {

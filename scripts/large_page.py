@@ -111,7 +111,7 @@ def made() -> str:
                 "index": [0],
                 "class_token": False,
                 "averaged": 8,
-                "length": TOKENS,
+                "lengths": [TOKENS],
                 "texts": [[f"word{i} " for i in range(places)]],
             }
         },

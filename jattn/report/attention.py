@@ -158,8 +158,11 @@ def _grid(model: Transformer, seen: Observed) -> tuple[int, int]:
 
 
 def _pooled_maps(weights: np.ndarray, real: np.ndarray, shown: int, pool: np.ndarray) -> np.ndarray:
-    """(1 + shown, H, P, P): the mean over all examples, then those shown; a place's row is the mean of its queries'."""
-    p = patterns.shares(weights)
+    """(1 + shown, H, P, P): the mean over all examples, then those shown; a place's row is the mean of its queries'.
+
+    Padding attends too, but nothing comes of it: its rows are zero.
+    """
+    p = patterns.shares(weights) * real[:, None, :, None]
     maps = np.concatenate([patterns.mean_map(p, real)[None], p[:shown]])
     return (pool / pool.sum(1, keepdims=True)) @ maps @ pool.T
 
@@ -203,15 +206,15 @@ def _examples(experiment: Experiment, split: str, seen: Observed, fitting: Fitti
     model, shown = experiment.model, fitting.examples
     first = has_class_token(model)
     common = {"kind": model.kind, "split": split, "index": seen.examples[:shown].tolist(), "class_token": first}
-    common |= {"averaged": len(seen.examples), "causal": model.causal, "length": seen.real.shape[1]}
+    common |= {"averaged": len(seen.examples), "causal": model.causal}
     if model.kind == "image":
         pictures_shown = [_png(picture) for picture in seen.inputs[:shown]]
         return common | {"grid": _grid(model, seen), "blocks": fitting.blocks, "pictures": pictures_shown}
-    texts = []
+    lengths, texts = seen.real[:shown].sum(1).tolist(), []
     for inputs, real in zip(seen.inputs[:shown], seen.real[:shown], strict=True):
         tokens = [*(["[class]"] if first else []), *texts_of_tokens(experiment.dataset, inputs)]
         texts.append([token for token, kept in zip(tokens, real, strict=True) if kept][: len(fitting.pool)])
-    return common | {"texts": texts}
+    return common | {"texts": texts, "lengths": lengths}
 
 
 def _png(picture: np.ndarray) -> str:

@@ -19,6 +19,7 @@ from jattn.compare.report import NONE_SHOWN
 from jattn.models.vit import VisionTransformer
 from jattn.report import attention, curves, packing, tables
 from jattn.report.shown import Cell
+from jattn.training import setup
 from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
 from tests import runs
@@ -266,6 +267,21 @@ def test_pictures_of_many_patches_are_pooled():
     fitting = attention._fitting(model, SEEN, 64, 20_000)
     assert fitting.blocks == (5, 3)  # 9 x 5 would take 27,000 bytes with the mean map
     assert 6 * len(fitting.pool) * (len(fitting.pool) + 2) * (1 + fitting.examples) <= 20_000
+
+
+def test_padding_of_a_text_is_not_shown():
+    """Whatever it attends to: its rows are zero, its tokens are left out and not counted."""
+    experiment = setup.build(runs.get_config("listops_classifier", "smoke"))
+    seen = SEEN._replace(
+        examples=np.arange(2), inputs=np.array([[7, 8, 9, 0, 0], [7, 8, 9, 6, 5]]), heads=[[0]],
+        weights=[np.full((2, 1, 5, 5), 0.2)], real=np.array([[True] * 3 + [False] * 2, [True] * 5]),
+    )  # fmt: skip
+    fitting = attention._fitting(experiment.model, seen, 4, 1000)
+    maps = attention._pooled_maps(seen.weights[0], seen.real, fitting.examples, fitting.pool)
+    np.testing.assert_allclose(maps[:, 0].sum(-1), [[0.8] * 4, [0.8, 0.8, 0.8, 0.0], [0.8] * 4])
+    shown = attention._examples(experiment, "valid", seen, fitting)
+    assert shown["texts"] == [["7 ", "8 ", "9 "], ["7 ", "8 ", "9 ", "6 "]]
+    assert shown["lengths"] == [3, 5]
 
 
 def test_a_table_marks_numbers_and_what_is_missing():

@@ -150,8 +150,8 @@ function attentionPanel(panel, page) {
     const what = `${cell}, layer ${layers[state.layer]}, head ${heads[state.layer][state.head]}`;
     parts.map.setAttribute("aria-label", `Map of ${what}: queries down, keys across; arrow keys choose the query`);
     const shares = sharesOf(map, maps.places, query);
-    const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 3);
-    const top = best.map((key) => `${named(key)} (${(100 * shares[key]).toFixed(1)} %)`).join(", ");
+    const best = [...shares.keys()].filter((key) => shares[key] > 0).sort((a, b) => shares[b] - shares[a]).slice(0, 3);
+    const top = best.map((key) => `${named(key)} (${(100 * shares[key]).toFixed(1)} %)`).join(", ") || "none";
     parts.readout.textContent = `${query === null ? "Mean over queries" : `Query ${named(query)}`}; largest keys: ${top}`;
     drawContent(shares);
   }
@@ -196,7 +196,7 @@ function attentionPanel(panel, page) {
   }
 
   function drawText(shares) {
-    const { texts, index, length } = examples();
+    const { texts, index, lengths } = examples();
     const number = Math.max(0, state.example - 1);
     const { values, query } = overlay(shares);
     const most = Math.max(...values, 1e-12);
@@ -209,7 +209,8 @@ function attentionPanel(panel, page) {
       span.addEventListener("click", () => set({ query: i, over: "query" }));
       box.append(span);
     });
-    const first = `first ${Math.min(seen().tokens, texts[number].length)} of ${length} tokens`;
+    const [kept, length] = [texts[number].length, lengths[number]];
+    const first = kept < length ? `first ${kept} of ${length} tokens` : `${length} tokens`;
     const whose = `Example ${index[number]}${state.example ? "" : ", coloured by the mean map"}: ${first}`;
     const choices = make("div", { className: "controls" }, ...(seen().rollout ? [overChoice()] : []));
     parts.over.replaceChildren(make("h3", { textContent: whose }), choices, box);

@@ -27,10 +27,10 @@ async function openMaps(seen) {
 /** The share that a query gives a key. */
 const share = (map, places, query, key) => (map.parts[query * places + key] / 255) * (map.largest[query] / 65535);
 
-/** The shares of a query's keys, or without a query the mean over all queries. */
+/** The shares of a query's keys, or without a query the mean over all queries that have keys: padding has none. */
 function sharesOf(map, places, query) {
   const mean = new Float64Array(places);
-  const queries = query === null ? [...Array(places).keys()] : [query];
+  const queries = query === null ? [...Array(places).keys()].filter((row) => map.largest[row] > 0) : [query];
   for (const row of queries) {
     for (let key = 0; key < places; key++) mean[key] += share(map, places, row, key) / queries.length;
   }

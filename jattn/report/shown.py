@@ -15,8 +15,8 @@ from jattn.errors import UserError
 from jattn.evaluation.evaluate import RESULTS
 from jattn.training.run import CONFIG, read_config
 
-DEFAULT = "default"
-"""What the column of defaults is called."""
+DEFAULT = "if not given"
+"""What the column of defaults is called: as no folder is, for the other column has a run's."""
 
 Comparison = Mapping[str, Any]
 """The content of a comparison.json."""

@@ -18,7 +18,7 @@ from jattn.analysis.observe import Observed, observe
 from jattn.compare.report import NONE_SHOWN
 from jattn.models.vit import VisionTransformer
 from jattn.report import attention, curves, packing, tables
-from jattn.report.shown import Cell
+from jattn.report.shown import DEFAULT, Cell
 from jattn.training import setup
 from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
@@ -197,10 +197,11 @@ def test_runs_laid_over_one_another(comparison, tmp_path):
 
 
 def test_a_run_by_itself(comparison, tmp_path):
-    out = tmp_path / "run.html"
-    assert main(["report", f"--workdir={comparison / 'softmax' / 'seed1'}", f"--out={out}", "--no-attention"]) == 0
+    out, run = tmp_path / "run.html", tmp_path / "default"  # a name that is a word of the page too
+    shutil.copytree(comparison / "softmax" / "seed1", run, ignore=shutil.ignore_patterns("checkpoints"))
+    assert main(["report", f"--workdir={run}", f"--out={out}", "--no-attention"]) == 0
     rows = {row[0]: row[1:] for row in read(out.read_text()).tables["options"]}
-    assert rows["option"] == ["default", "seed1"]
+    assert rows["option"] == [DEFAULT, "default"]
     assert (rows["seed"], rows["model.depth"][1]) == (["0", "1"], "2")
     assert "data.prefetch" not in rows
 

@@ -15,6 +15,7 @@ brackets or quotes do not separate values; if a value holds other commas, separa
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +31,9 @@ from jattn.compare.grid import Cell, cells, check_equal, parse_axis
 from jattn.config import Config
 from jattn.data import Dataset
 from jattn.errors import UserError, unknown
-from jattn.optim.build import build as build_optimizer
-from jattn.training import losses, measures
+from jattn.training import losses, measures, setup
 from jattn.training.run import explained
-from jattn.training.setup import make_plan
+from jattn.training.wandb_log import check_wandb
 
 SPEEDS = "speeds.json"
 
@@ -137,6 +137,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Plan:
     """Everything that can be wrong is found here; only a budget of seconds computes, and writes, before that is all."""
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds} must be at least 1")
+    runs.places(args.jobs)
     budget = budgets.parse_budget(args.budget)
     grid = cells(args.config, [parse_axis(text) for text in args.axis], args.overrides)
     baseline = _baseline(grid, args.baseline)
@@ -157,7 +158,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Plan:
         return speed.steps_per_second(some, folder / SPEEDS)
 
     grid = budgets.budgeted(grid, baseline, budget, dataset, measured)
-    steps = {cell.name: make_plan(cell.config, dataset.size("train")).total for cell in grid}
+    steps = {cell.name: setup.make_plan(cell.config, dataset.size("train")).total for cell in grid}
     sizes = {cell.name: matching.size_of(cell.config, dataset) for cell in grid}
     return Plan(grid, steps, sizes, question, notes)
 
@@ -184,9 +185,13 @@ def _baseline(grid: list[Cell], name: str | None) -> Cell:
 
 
 def _check(config: Config, dataset: Dataset) -> None:
-    """Raises what a run would raise at its beginning, but for what depends on its devices."""
-    matching.size_of(config, dataset)
-    build_optimizer(config.optim, make_plan(config, dataset.size("train")).total)
+    """Raises what a run would raise at its beginning, but for what depends on its devices or on init_from's folder."""
+    check_wandb(config.logging.wandb)
+    parallel = dataclasses.replace(config.parallel, data=1, model=1)
+    model = config.model
+    if model.implementation == "cudnn" and runs.gpus():
+        model = dataclasses.replace(model, implementation=None)  # this process sees no GPU, the runs do
+    setup.build(dataclasses.replace(config, parallel=parallel, model=model), dataset)
 
 
 def _measure(name: str | None, config: Config, dataset: Dataset, split: str) -> str:

@@ -1,5 +1,6 @@
 """Models of equal size: the width of the mlp adapted until parameters or FLOPs agree with the baseline's."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,9 +29,12 @@ class Size(NamedTuple):
 
 
 def size_of(config: Config, dataset: Dataset) -> Size:
-    """The size of the model that a config describes on its data."""
-    outputs = losses.num_outputs(config.loss, dataset.task)
-    return Size(*size(models.build(config.model, dataset.task, num_outputs=outputs), dataset.task))
+    """The size of the model that a config describes on its data, whichever implementation computes its attention."""
+    model, outputs = (
+        dataclasses.replace(config.model, implementation=None),
+        losses.num_outputs(config.loss, dataset.task),
+    )
+    return Size(*size(models.build(model, dataset.task, num_outputs=outputs), dataset.task))
 
 
 def matched(cells: Sequence[Cell], baseline: Cell, by: str, dataset: Dataset) -> tuple[list[Cell], list[str]]:

@@ -169,12 +169,12 @@ def run_all(
       describe: an outcome in few words.
 
     Raises:
-      UserError: more processes than GPUs.
+      UserError: see `places`.
     """
     found = {job.folder: outcome(job) for job in jobs}
     waiting = [job for job in jobs if found[job.folder] is None]
     done, total = len(jobs) - len(waiting), len(jobs)
-    places = _places(at_once)
+    environments = places(at_once)
     if done:
         say(f"{done} of {total} runs are finished")
     start, ended = time.perf_counter(), 0
@@ -185,7 +185,7 @@ def run_all(
             for place in range(at_once):
                 if waiting and place not in running and stop.signal is None:
                     job = waiting.pop(0)
-                    running[place] = job, _begin(command(job), job, places[place])
+                    running[place] = job, _begin(command(job), job, environments[place])
             time.sleep(_POLL_SECONDS)
             if stop.signal is not None:
                 _end(running)
@@ -231,19 +231,23 @@ def _end(running: Mapping[int, tuple[Job, subprocess.Popen]]) -> None:
         process.wait()
 
 
-def _places(at_once: int) -> list[dict[str, str]]:
-    """The environment of each of the processes that run at a time."""
-    gpus = _gpus()
+def places(at_once: int) -> list[dict[str, str]]:
+    """The environment of each of the processes that run at a time.
+
+    Raises:
+      UserError: more processes than GPUs, or less than one.
+    """
+    names = gpus()
     if at_once < 1:
         raise UserError(f"--jobs={at_once} must be at least 1")
-    if at_once == 1 or not gpus:
+    if at_once == 1 or not names:
         return [{}] * at_once
-    if at_once > len(gpus):
-        raise UserError(f"--jobs={at_once} is more than the {len(gpus)} GPUs there are: each process needs one")
-    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:at_once]]
+    if at_once > len(names):
+        raise UserError(f"--jobs={at_once} is more than the {len(names)} GPUs there are: each process needs one")
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in names[:at_once]]
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """Names of the NVIDIA GPUs that processes may use, found without taking memory of any."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jattn import cli, config_json
+from jattn import cli, config_json, data
 from jattn.__main__ import main
 from jattn.compare import command, course, files, report, runs, speed, statistics, table, worker
 from jattn.compare.grid import cells, parse_axis
@@ -303,7 +303,11 @@ def test_the_json_is_what_was_found_and_short(real, tmp_path):
         (["--axis=arg=kvt", "--split=tests"], "did you mean 'test'"),
         (["--axis=arg=kvt", "--budget=hours"], "unknown budget 'hours'"),
         (["--seeds=0"], "--seeds=0 must be at least 1"),
+        (["--axis=arg=kvt", "--jobs=0"], "--jobs=0 must be at least 1"),
         (["--axis=arg=kvt", "--config.model.widht=3"], "did you mean 'model.width'"),
+        (["--axis=arg=kvt", "--config.checkpoint.best_metric=valid/acc"], "did you mean 'valid/accuracy'"),
+        (["--axis=model.initialization=keras,pytorhc"], "did you mean 'pytorch'"),
+        (["--axis=arg=kvt", "--config.model.implementation=cudnn"], "it needs an NVIDIA GPU"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(argv, says, tmp_path, capsys):
@@ -313,6 +317,16 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(argv, says, tmp_path, 
     assert error.count("\n") == 1
     assert says in error
     assert not (tmp_path / "new").exists()
+
+
+def test_what_needs_the_devices_of_the_runs_is_left_to_them(monkeypatch):
+    """The command itself sees one CPU, whatever they have."""
+    (cell,) = cells(CONFIG, [parse_axis("arg=softmax")], ["--config.model.implementation=cudnn"])
+    dataset = data.build(cell.config.data)
+    monkeypatch.setattr(runs, "gpus", lambda: ["0", "1"])
+    cell.config.parallel.data = 7
+    command._check(cell.config, dataset)
+    assert command.matching.size_of(cell.config, dataset).params > 0
 
 
 def test_a_folder_of_another_comparison(real, capsys):

@@ -1,6 +1,7 @@
 """The cells of a comparison: every combination of the axes' values, each a config that differs in nothing else."""
 
 import dataclasses
+import hashlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ MECHANISM = "model.attention.name"
 """The axis whose values may carry options."""
 
 _OPTIONS = "model.attention.options"
+LONGEST = 120
+"""Letters of a folder's name; of a longer one so many, and a few that tell it from others. File systems end at 255."""
+
 SAME_DATA = ("data.name", "data.source", "data.path", "data.tokenizer", "data.options", "validation.split")
 """Options that decide which examples there are, and on which the best checkpoint is chosen."""
 
@@ -55,8 +59,11 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its runs."""
-        return re.sub(r"[^\w.=+-]+", "_", self.name).strip("_.") or "_"
+        """Name of the folder of its runs: the cell's, without what a shell would need quotes for."""
+        name = re.sub(r"[^\w.=+-]+", "_", self.name).strip("_.") or "_"
+        if len(name) <= LONGEST:
+            return name
+        return f"{name[:LONGEST]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 def parse_axis(text: str) -> Axis:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jattn import config_json
-from jattn.compare.grid import Axis, cells, parse_axis
+from jattn.compare.grid import Axis, Cell, cells, parse_axis
+from jattn.config import Config
 from jattn.errors import UserError
 from jattn.optim.parameters import path_name
 from jattn.training import setup
@@ -75,6 +76,13 @@ def test_the_argument_of_the_config_is_an_axis():
 def test_options_of_the_config_stay_with_its_own_mechanism():
     made = cells("configs/digits_vit.py:kvt", [parse_axis("model.attention.name=kvt,softmax,kvt(topk=3)")], [])
     assert [cell.config.model.attention.options for cell in made] == ["topk=8", "", "topk=3"]
+
+
+def test_a_long_value_has_a_short_folder():
+    patterns = [", ".join([*["local(window_size=4)"] * 40, last]) for last in ("softmax", "kvt")]
+    folders = {Cell(name, {}, "", (), Config()).folder for name in patterns}
+    assert len(folders) == 2
+    assert all(len(name) < 140 and name.startswith("local_window_size=4_local") for name in folders)
 
 
 def test_without_axes_there_is_one_cell():

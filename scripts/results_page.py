@@ -123,7 +123,7 @@ def run(report: Report) -> str:
     made_by = [origin["machine"] for origin in report["origins"]]
     machines = {f"{m['cores']} core{'' if m['cores'] == 1 else 's'} of {m['processor']}" for m in made_by}
     commits = {origin["commit"]["hash"][:8] for origin in report["origins"]}
-    seconds = sum(row["seconds"] for row in report["runs"])
+    seconds = sum(row["seconds"] or 0.0 for row in report["runs"])  # a process that was killed recorded none
     steps = " to ".join(
         f"{steps:,}" for steps in sorted({min(report["steps"].values()), max(report["steps"].values())})
     )

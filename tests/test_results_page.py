@@ -48,3 +48,6 @@ def test_what_failed_is_not_left_out():
     assert SCRIPT["mean"](some, "accuracy", 100.0) == "50 ± 1.2 (1 failed)"
     found = {"paired": {"difference": -5e-17, "interval": None, "p_corrected": None}, "verdict": "not tested"}
     assert SCRIPT["compared"](found, 100.0) == ("0", "", "", "not tested")
+    first = next(iter(REPORTS.values()))
+    killed = [row | {"seconds": None, "failure": "the process was ended by SIGKILL"} for row in first["runs"]]
+    assert "0:00 of run time" in SCRIPT["run"](first | {"runs": killed})

@@ -17,7 +17,7 @@ def build(shown: Shown) -> dict[str, Any]:
     Returns:
       cells: their names in order; of a comparison its baseline, its measure, and whether more of it is better.
       curves: of each quantity its title, the factor of its unit, and see `curves.of_cells`.
-      differences, points: of each cell of a comparison what is drawn of it; empty for runs.
+      differences, points: of each cell of a comparison what is drawn of it, if it has a value; empty for runs.
       dynamics: see `curves.of_attention`.
       attention, examples: empty; see `with_attention`.
     """
@@ -86,6 +86,8 @@ def _differences(found: Comparison) -> list[dict[str, Any]]:
     scaled = lambda value: None if value is None else factor * value  # noqa: E731
     drawn = []
     for c in found["comparisons"]:
+        if c["paired"]["difference"] is None:
+            continue
         low, high = c["paired"]["interval"] or (None, None)
         values = {"difference": c["paired"]["difference"], "low": low, "high": high}
         drawn.append(

@@ -158,7 +158,11 @@ def _of_comparison_runs(found: Comparison) -> str:
     measures = list(dict.fromkeys(m for row in found["runs"] for m in row["measures"]))
     columns = {"cell": "", "seed": "", "outcome": "step of the checkpoint that was evaluated, or why the run failed"}
     columns |= {named(m): "" for m in measures}
-    columns |= {"seconds": "of the process that finished it", "config": "hash", "commit": "state of the code that made it"}
+    columns |= {
+        "seconds": "of the process that finished it",
+        "config": "hash",
+        "commit": "state of the code that made it",
+    }
     rows = [
         [
             Entry(row["cell"]),

@@ -15,7 +15,7 @@ import pytest
 from jattn.__main__ import main
 from jattn.analysis import patterns
 from jattn.analysis.observe import Observed, observe
-from jattn.compare.report import NONE_SHOWN
+from jattn.compare.report import NONE_SHOWN, NOT_TESTED
 from jattn.models.vit import VisionTransformer
 from jattn.report import attention, curves, packing, tables
 from jattn.report.shown import DEFAULT, Cell
@@ -223,6 +223,18 @@ def test_a_comparison_without_its_runs_has_tables_and_curves(comparison, tmp_pat
     both = [run["curve"]["values"] for run in found["runs"] if run["cell"] == runs.COMPARED[1]]
     assert (curve["title"], list(curve["cells"])) == ("valid/accuracy, %", ["softmax", evil])
     assert curve["cells"][evil]["y"] == pytest.approx(np.mean(both, 0), rel=1e-4)
+
+
+def test_without_a_difference_there_is_no_picture_of_any(comparison, tmp_path):
+    found = json.loads((comparison / "comparison.json").read_text())
+    found["comparisons"][0]["paired"] |= dict.fromkeys(("difference", "interval", "p_value", "p_corrected"))
+    found["comparisons"][0]["verdict"] = NOT_TESTED
+    (tmp_path / "comparison.json").write_text(json.dumps(found))
+    assert main(["report", f"--comparison={tmp_path}"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert NOT_TESTED in read(page).tables["cells"][2][1]
+    assert 'data-panel="differences"' not in page
+    assert 'data-panel="curves"' in page
 
 
 def test_a_band_is_the_bootstrap_interval_of_the_mean():

@@ -148,7 +148,7 @@ function differencesPanel(panel, page) {
   const place = make("div", { className: "drawing" });
   panel.append(place);
   const draw = () => {
-    const rows = page.differences.filter((row) => row.difference !== null).sort((a, b) => a.difference - b.difference);
+    const rows = [...page.differences].sort((a, b) => a.difference - b.difference);
     const colour = { better: style("--better"), worse: style("--worse") };
     const data = source({
       cell: rows.map((row) => row.cell), x: rows.map((row) => row.difference),

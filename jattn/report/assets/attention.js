@@ -13,8 +13,8 @@ function attentionPanel(panel, page) {
   };
 
   const tiles = page.attention.map(({ cell }, i) => {
-    const canvas = make("canvas", { "aria-hidden": "true" });
-    return { canvas, button: make("button", { type: "button", onclick: () => set({ cell: i }) }, canvas, cell) };
+    const [canvas, label] = [make("canvas", { "aria-hidden": "true" }), make("span", { textContent: cell })];
+    return { canvas, label, button: make("button", { type: "button", onclick: () => set({ cell: i }) }, canvas, label) };
   });
   parts.gallery.append(...tiles.map(({ button }) => button));
 
@@ -216,16 +216,20 @@ function attentionPanel(panel, page) {
     parts.over.replaceChildren(make("h3", { textContent: whose }), choices, box);
   }
 
-  /** The same layer, head and example of every cell, as far as it has them. */
+  /** The same layer, head and example of every cell; of one that lacks them its last, which its label then names. */
   async function drawGallery(colours) {
     if (tiles.length < 2) return;
     const maps = await Promise.all(tiles.map((_, i) => open(i)));
-    tiles.forEach(({ button, canvas }, i) => {
-      const { heads, examples: key } = page.attention[i];
+    const place = ({ layers, heads }, layer, head) => `layer ${layers[layer]}, head ${heads[layer][head]}`;
+    const wanted = place(seen(), state.layer, state.head);
+    tiles.forEach(({ button, canvas, label }, i) => {
+      const { cell, heads, examples: key } = page.attention[i];
       const layer = Math.min(state.layer, heads.length - 1);
       const head = Math.min(state.head, heads[layer].length - 1);
       const example = Math.min(state.example, page.examples[key].index.length);
       drawMap(canvas, maps[i].at(layer, head, example), maps[i].places, state.byRow, colours);
+      const own = place(page.attention[i], layer, head);
+      label.textContent = own === wanted ? cell : `${cell} (${own})`;
       button.setAttribute("aria-pressed", String(i === state.cell));
     });
   }

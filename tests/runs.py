@@ -159,7 +159,8 @@ def smoke_comparison(tmp_path_factory) -> Path:
             for job in runs.make_jobs(grid, range(2), folder / "dir", "test", "best"):
                 job.folder.parent.mkdir(parents=True, exist_ok=True)
                 assert worker.main(runs.worker_command(job)[3:]) == 0
-            assert main(["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", *flags]) == 0
+            argv = ["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", "--no-page"]
+            assert main([*argv, *flags]) == 0
             assert main(["report", f"--comparison={folder / 'dir'}", "--examples=3"]) == 0
             (folder / "done").touch()
     return folder / "dir"

@@ -16,6 +16,7 @@ brackets or quotes do not separate values; if a value holds other commas, separa
 
 import argparse
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="processes at a time, of several GPUs one each (default: 1)")
     add("--workdir", type=Path, metavar="DIR", help="folder of it all (default: runs/compare-CONFIG)")
     figures.add_arguments(parser)
+    add(
+        "--no-page", action="store_true",
+        help="do not write the page of `python -m jattn report`, whose maps of attention take some seconds a cell",
+    )  # fmt: skip
     parser.set_defaults(takes_overrides=True)
 
 
@@ -129,8 +134,13 @@ def run(args: argparse.Namespace) -> int:
     found = report.build(outcomes, plan.sizes, plan.question, about, speeds)
     paths = [*files.write(folder, found), *pictures.draw(folder, found, args.format)]
     table.show(bench_table.console(), found)
-    _say(f"written to {', '.join(map(str, paths))}; as a page: python -m jattn report --comparison={folder}")
-    return 0
+    _say(f"written to {', '.join(map(str, paths))}")
+    if args.no_page:
+        return 0
+    try:
+        return subprocess.run(runs.page_command(folder), check=False).returncode
+    except KeyboardInterrupt:
+        return cli.INTERRUPTED
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Plan:

@@ -150,6 +150,11 @@ def worker_command(job: Job) -> list[str]:
     return [*worker, str(job.record), job.split, job.checkpoint, *job.train_flags()]
 
 
+def page_command(folder: Path) -> list[str]:
+    """The process that writes a comparison's page: it may use the devices, and leaves them when it ends."""
+    return [sys.executable, "-m", "jattn", "report", f"--comparison={folder}"]
+
+
 def run_all(
     jobs: Sequence[Job],
     at_once: int,
@@ -210,7 +215,8 @@ def run_all(
 
 def _begin(command: list[str], job: Job, environment: Mapping[str, str]) -> subprocess.Popen:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    job.record.unlink(missing_ok=True)
+    if _read(job.record).get("exit_code") != 0:  # else it is only evaluated again
+        job.record.unlink(missing_ok=True)
     with job.log.open("w") as log:
         # In a session of its own: Ctrl-C on the terminal reaches this process alone, which asks the others to stop.
         return subprocess.Popen(

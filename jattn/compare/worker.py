@@ -2,7 +2,8 @@
 
     python -m jattn.compare.worker RECORD SPLIT CHECKPOINT --config=... --workdir=... [train.py's flags]
 
-RECORD is a JSON file that says how it ended and what it ran on. A process that is killed leaves none.
+RECORD is a JSON file that says how it ended and what it ran on. A process that is killed leaves none. That of a run
+which had finished, and is only evaluated again, stays: what is to be known of a run is who trained it.
 """
 
 import json
@@ -31,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     if code == 0:
         evaluation = ["eval.py", f"--workdir={wanted.workdir}", f"--split={split}", f"--checkpoint={checkpoint}"]
         code = eval_main([*evaluation, "--timed_batches=0", "--nopictures"])
-    _write(Path(record), code, config_hash(wanted.config), time.perf_counter() - start)
+    if code != 0 or not Path(record).exists():
+        _write(Path(record), code, config_hash(wanted.config), time.perf_counter() - start)
     return code
 
 

@@ -39,6 +39,12 @@ results["config_hash"], results["measures"]["accuracy"] = config_hash, float(acc
 path.write_text(json.dumps(results))
 """
 
+PAGE = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+(folder / "report.html").write_text(json.loads((folder / "comparison.json").read_text())["date"])
+"""
+
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
@@ -64,6 +70,7 @@ def compared(real, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["jattn", *argv])
         patch.setattr(runs, "worker_command", copying)
+        patch.setattr(runs, "page_command", lambda folder: [sys.executable, "-c", PAGE, str(folder)])
         patch.setattr(command.bench_table, "console", lambda: Console(file=output, width=240))
         assert main(argv) == 0
     return folder, output.getvalue()
@@ -83,6 +90,13 @@ def test_the_worker_does_what_train_and_eval_do(real):
     assert outcome.record["exit_code"] == 0
     assert outcome.record["machine"]["platform"] == "cpu"
     assert outcome.measures == json.loads((real.folder / "results.json").read_text())["measures"]
+
+
+def test_a_run_that_is_evaluated_again_keeps_the_record_of_its_training(real):
+    before = real.record.read_text()
+    runs._begin([sys.executable, "-c", ""], real, {}).wait()
+    assert worker.main(runs.worker_command(real)[3:]) == 0
+    assert real.record.read_text() == before
 
 
 def test_a_worker_s_mistake_is_recorded(real, tmp_path, capsys):
@@ -131,6 +145,10 @@ def test_what_a_reader_has_to_know_is_said(found, compared):
     printed = compared[1]
     for text in (*found["notes"], "no difference shown", "7 (1 failed)", "better", "93.5 ± 0.87"):
         assert text in printed
+
+
+def test_the_page_is_written_when_all_is_found(found, compared):
+    assert (compared[0] / "report.html").read_text() == found["date"]
 
 
 def test_tables_for_other_programs(found, compared):

@@ -106,6 +106,7 @@ def test_runs_of_other_data_are_not_laid_over_one_another(logged, capsys):
     ("words", "message"),
     [
         (["--what=convergence"], "holds no numbers yet"),
+        (["--what=convergence", "--layers=99"], "looks at whole runs: leave --layers"),
         (["--what=patterns", "--checkpoint=last"], "write best, newest or a step"),
         (["--layers=first"], "are no indices"),
         (["--what=dynamics"], "holds no checkpoint"),

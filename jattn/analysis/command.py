@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         if len(selection.workdirs) > 1 and what not in SEVERAL:
             able = ", ".join(SEVERAL)
             raise UserError(f"--what={what} looks at one run: give one --workdir ({able} lay several over one another)")
+        if what in SEVERAL and (layers is not None or heads is not None):
+            raise UserError(f"--what={what} looks at whole runs: leave --layers and --heads out")
     selection.check_same_data()
     folder = args.out or selection.workdirs[0] / "analysis"
     for what in args.what:

@@ -25,7 +25,8 @@ class Summary:
     """One curve in numbers.
 
     Attributes:
-      first, last, best: of its values; best is the greatest accuracy, of all else the least.
+      first, last, best: of its values; best is the greatest accuracy, of all else the least, of
+        those that are finite.
       best_step: at which it was so.
       level, spread: mean and standard deviation over the last `LATE` of its steps.
       slope: there, per 1,000 steps, by least squares; None with fewer than 3 values.
@@ -68,7 +69,9 @@ def summary(curve: Curve, *, higher: bool = False) -> Summary:
     """One curve in numbers; `higher`: more is better."""
     steps, values = np.asarray(curve[0], np.float64), np.asarray(curve[1], np.float64)
     late = steps >= steps[-1] - LATE * (steps[-1] - steps[0])
-    best = int(np.argmax(values) if higher else np.argmin(values))
+    # A run that diverged was best before it did.
+    known = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
+    best = int(np.argmax(known) if higher else np.argmin(known))
     gone = np.abs(values - values[0]) >= 0.5 * np.abs(values[best] - values[0])
     towards = (values - values[0]) * (values[best] - values[0]) >= 0
     return Summary(

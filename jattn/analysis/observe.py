@@ -100,14 +100,14 @@ def observe(
       params: of its model.
       split: of its data.
       examples: indices in the split.
-      layers, heads: which; None = all. Layers without any of the heads are left out.
+      layers, heads: which, in any order; None = all. Layers without any of the heads are left out.
 
     Raises:
       UserError: there is no such layer or head, or the weights would need too much memory.
     """
     model = experiment.model
     depth = len(model.mechanisms())
-    chosen = list(range(depth)) if layers is None else list(layers)
+    chosen = list(range(depth)) if layers is None else sorted(layers)
     for layer in chosen:
         if layer >= depth:
             raise UserError(f"layer {layer} does not exist: the model has layers 0 to {depth - 1}")
@@ -141,7 +141,7 @@ def observe(
         weights=[np.stack([row[i] for row in rows]) for i in kept],
         real=real,
         allowed=np.tril(allowed) if model.causal else allowed,
-        whole=sorted(chosen) == list(range(depth)) and all(len(h) == s[0] for h, s in zip(own, shapes, strict=True)),
+        whole=chosen == list(range(depth)) and all(len(h) == s[0] for h, s in zip(own, shapes, strict=True)),
     )
 
 

@@ -98,6 +98,7 @@ def sweep(weights: np.ndarray, seen: Observed, seed: int = 0) -> list[dict[str, 
     for temperature in TEMPERATURES:
         p = criticality.at_temperature(weights, temperature)
         order = criticality.participation(p)
+        fields = np.where(seen.real[:, None, :, None], p, 0.0)
         count = np.maximum(seen.real.sum(1), 1)[:, None]
         of_examples = (order * seen.real[:, None]).sum(-1) / count
         positive = p[np.broadcast_to(seen.real[:, None, :, None], p.shape) & (p > 1e-9)]
@@ -110,7 +111,7 @@ def sweep(weights: np.ndarray, seen: Observed, seed: int = 0) -> list[dict[str, 
                 "order": float(mean_over_rows(order, p, seen.real).mean()),
                 "susceptibility": float(np.mean(criticality.susceptibility(of_examples, p.shape[-2]))),
                 "heat_capacity": float(mean_over_rows(criticality.heat_capacity(p), p, seen.real).mean()),
-                "correlation_length": criticality.correlation_length(criticality.correlation(p)),
+                "correlation_length": criticality.correlation_length(criticality.correlation(fields)),
                 **_law(law),
             }
         )

@@ -60,6 +60,16 @@ def test_layers_and_heads_are_chosen(trained, seen):
     assert (found.heads, found.whole, seen.whole) == ([[1]], False, True)
 
 
+def test_layers_come_in_the_order_of_the_model():
+    config = runs.get_config("digits_vit", "smoke")
+    config.model.depth = 2
+    experiment = setup.build(config)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.parallel.abstract_state.params)
+    found = observe(experiment, params, "valid", EXAMPLES[:1], layers=[1, 0])
+    # Rollout and cascades follow them one after another.
+    assert (found.layers, found.whole) == ([0, 1], True)
+
+
 def test_examples(trained):
     dataset = trained.experiment.dataset
     np.testing.assert_array_equal(parse_examples("3", dataset, "valid"), [0, 1, 2])

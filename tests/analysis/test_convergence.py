@@ -41,6 +41,12 @@ def test_of_accuracy_more_is_better():
     assert (found.best, found.best_step, found.halfway) == (0.9, 2, 2)
 
 
+def test_a_run_that_diverged_was_best_before():
+    found = summary(([1.0, 2.0, 3.0, 4.0], [3.0, 2.0, math.nan, math.nan]))
+    assert (found.best, found.best_step, found.halfway) == (2.0, 2, 2)
+    assert math.isnan(found.last)
+
+
 def test_slope_is_per_thousand_steps():
     steps = [float(10 * i) for i in range(41)]
     assert summary((steps, [5 - 0.002 * s for s in steps])).slope == pytest.approx(-2.0)
@@ -100,6 +106,7 @@ def test_runs_of_other_data_are_not_laid_over_one_another(logged, capsys):
     ("words", "message"),
     [
         (["--what=convergence"], "holds no numbers yet"),
+        (["--what=convergence", "--layers=99"], "looks at whole runs: leave --layers"),
         (["--what=patterns", "--checkpoint=last"], "write best, newest or a step"),
         (["--layers=first"], "are no indices"),
         (["--what=dynamics"], "holds no checkpoint"),

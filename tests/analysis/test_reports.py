@@ -46,6 +46,16 @@ def test_sweep_of_temperature():
     assert as_trained["susceptibility"] == pytest.approx(T * order.var(0).mean(), rel=1e-4)
 
 
+def test_what_padded_queries_attend_to_is_in_no_sweep(monkeypatch):
+    monkeypatch.setattr(of_criticality, "TEMPERATURES", (1.0,))
+    real = np.broadcast_to(np.arange(T) < 2, (N, T))
+    # Half of the keys or the other half, by example: correlated over a long way.
+    halves = np.where(np.arange(T) // 6 == np.arange(N)[:, None] % 2, 1 / 6, 0.0)[:, None, None]
+    other = np.where(real[:, None, :, None], WEIGHTS[0], halves)
+    ((a,), (b,)) = (of_criticality.sweep(weights, SEEN._replace(real=real)) for weights in (WEIGHTS[0], other))
+    np.testing.assert_equal(a, b)
+
+
 def test_cascades_reach_no_more_than_there_is():
     made = report.Report({})
     of_criticality._cascades(made, SEEN)

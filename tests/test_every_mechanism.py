@@ -104,10 +104,10 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
         attention=mechanism(name, options.get(name, {})),
     )
     tokens = jax.random.randint(jax.random.key(1), (2, 64), 0, 11)
-    params = {"params": nn.unbox(jax.jit(model.init)(jax.random.key(0), tokens)["params"])}
-    expected = jax.jit(model.apply)(params, tokens)
     decoder = model.clone(decode=True)
-    cache = jax.jit(decoder.init)(jax.random.key(0), tokens)["cache"]
+    initial = jax.jit(decoder.init)(jax.random.key(0), tokens)
+    params, cache = {"params": nn.unbox(initial["params"])}, initial["cache"]
+    expected = jax.jit(model.apply)(params, tokens)
 
     @jax.jit
     def decoded(cache, tokens):

@@ -88,20 +88,23 @@ def arguments(call):
     return module, variables, x, None if mask is None else jnp.asarray(mask), context, allowed
 
 
-@pytest.mark.parametrize("implementation", ["blockwise", "dense"])
 @pytest.mark.parametrize("call", CALLS)
-def test_output_and_weights_are_those_of_the_equation(call, implementation):
+def test_output_and_weights_are_those_of_the_equation(call):
     module, variables, x, mask, context, allowed = arguments(call)
-    module = module.clone(implementation=implementation)
     expected, weights = oracle(module, variables, x, x if context is None else context, allowed)
 
     @jax.jit
     def call(variables, x, mask, context):
-        y = module.apply(variables, x, mask, context=context)
-        return y, module.apply(variables, x, mask, context=context, method="weights")
+        blockwise, dense = (
+            module.clone(implementation=name).apply(variables, x, mask, context=context)
+            for name in ("blockwise", "dense")
+        )
+        weights = module.apply(variables, x, mask, context=context, method="weights")
+        return {"blockwise": blockwise, "dense": dense}, weights
 
-    y, found = call(variables, x, mask, context)
-    np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
+    outputs, found = call(variables, x, mask, context)
+    for name, y in outputs.items():
+        np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(found, weights, atol=2e-6)
 
 

@@ -180,11 +180,10 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("implementation", ["blockwise", "dense"])
 @pytest.mark.parametrize("call", CALLS)
-def test_output_and_weights_are_those_of_the_equation(call, implementation):
+def test_output_and_weights_are_those_of_the_equation(call):
     fields, kind = CALLS[call]
-    module = LocalAttention(num_heads=H, head_dim=D, implementation=implementation, **fields)
+    module = LocalAttention(num_heads=H, head_dim=D, **fields)
     x, context = tokens(B, T, C), tokens(B, S, C, seed=1) if kind == "context" else None
     variables = random_variables(module, x, context)
     allowed, mask, extra = np.ones((B, T, S if kind == "context" else T), bool), None, {}
@@ -202,11 +201,16 @@ def test_output_and_weights_are_those_of_the_equation(call, implementation):
 
     @jax.jit
     def call(variables, x, mask, context, extra):
-        y = module.apply(variables, x, mask, context=context, **extra)
-        return y, None if extra else module.apply(variables, x, mask, context=context, method="weights")
+        blockwise, dense = (
+            module.clone(implementation=name).apply(variables, x, mask, context=context, **extra)
+            for name in ("blockwise", "dense")
+        )
+        weights = None if extra else module.apply(variables, x, mask, context=context, method="weights")
+        return {"blockwise": blockwise, "dense": dense}, weights
 
-    y, found = call(variables, x, mask, context, extra)
-    np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
+    outputs, found = call(variables, x, mask, context, extra)
+    for name, y in outputs.items():
+        np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4, err_msg=name)
     if not extra:
         np.testing.assert_allclose(found, weights, atol=5e-6)
 

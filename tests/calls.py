@@ -8,6 +8,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -27,6 +28,13 @@ def shapes(module: nn.Module, *args, **options):
     """Shapes of what `init` makes: a module and shapes of arguments are traced once."""
     arrays, rest = _divided(options)
     return nn.unbox(_program(module, "init", rest).eval_shape(jax.random.key(0), *args, **arrays))
+
+
+def random_variables(module: nn.Module, x, context=None, *, spread=0.3, seed=0):
+    """Variables of the shapes that `init` would make, all of them random: normal, of this standard deviation."""
+    rng = np.random.default_rng(seed)
+    made = shapes(module, x, context=context)
+    return jax.tree.map(lambda leaf: jnp.asarray(spread * rng.standard_normal(leaf.shape), leaf.dtype), made)
 
 
 def _of_numpy(tree):

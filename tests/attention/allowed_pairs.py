@@ -12,12 +12,6 @@ def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def random_variables(module, x):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes, rng = calls.shapes(module, x), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
-
-
 def attention(params, x, allowed, scale=None):
     """Output (B, T, C), weights (B, H, T, S) and scores, in float64. allowed: bool (B, T, S)."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nn.unbox(params))

@@ -17,19 +17,14 @@ from jattn.verify import read
 from tests import calls
 from tests.core.span_masks import log_mask, span_mask, triangle_mask
 
+random_variables = functools.partial(calls.random_variables, spread=0.4)
+
 B, H, D, T, C = 2, 3, 5, 11, 13
 GOLDEN = sorted(path for path in (pathlib.Path(__file__).parents[1] / "golden").glob("adaptive_*.npz"))
 
 
 def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def random_variables(module, x, seed=0):
-    """Variables of the shapes that `init` would make, all of them random."""
-    rng = np.random.default_rng(seed)
-    shapes = calls.shapes(module, x)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

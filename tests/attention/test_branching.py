@@ -22,6 +22,7 @@ from jattn.attention import (
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
 from tests import calls
+from tests.calls import random_variables
 
 B, H, D, T, S, C = 2, 3, 5, 11, 7, 13
 
@@ -30,12 +31,6 @@ OTHERS = {"conv1d": Conv1dAttention, "attention": SoftmaxAttention}
 
 def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def random_variables(module, x, context=None):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 CALLS = {

@@ -12,6 +12,7 @@ from jattn.attention import Conv1dAttention
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
 from tests import calls
+from tests.calls import random_variables
 
 B, H, D, T, C = 2, 3, 5, 11, 13
 
@@ -37,12 +38,6 @@ def oracle(module, params, x, allowed):
     if module.as_published:
         out = out.reshape(B, H, D, T).transpose(0, 1, 3, 2)
     return np.einsum("bhtd,hdc->btc", out, params["out"]["kernel"]) + bias("out"), weights
-
-
-def random_variables(module, x):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes, rng = calls.shapes(module, x), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):

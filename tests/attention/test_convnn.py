@@ -16,18 +16,13 @@ from jattn.errors import UserError
 from tests import calls
 from tests.attention.convnn_oracle import oracle
 
+random_variables = functools.partial(calls.random_variables, spread=0.4)
+
 B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
 
 
 def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def random_variables(module, x, context=None):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype), nn.unbox(shapes))
 
 
 # Fields, candidates, what kind of mask, cross-attention. Candidates of an example; None = all tokens.

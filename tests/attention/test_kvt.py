@@ -15,19 +15,13 @@ from jattn.core import threshold as threshold_module
 from jattn.errors import UserError
 from tests import calls
 
+random_variables = functools.partial(calls.random_variables, spread=0.5)
+
 B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
 
 
 def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def random_variables(module, x, context=None):
-    """Variables of the shapes that `init` makes, all of them random."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, context=context))
-    rng = np.random.default_rng(0)
-    leaves, structure = jax.tree.flatten(shapes)
-    return structure.unflatten([jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves])
 
 
 def oracle(module, variables, x, context, allowed):

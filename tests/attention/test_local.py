@@ -15,12 +15,9 @@ from tests import calls
 
 from .allowed_pairs import tokens
 
+random_variables = functools.partial(calls.random_variables, spread=0.5)
+
 B, H, D, T, S, C = 2, 3, 4, 17, 23, 13
-
-
-def random_variables(module, x, context=None):
-    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def heads_of(module, params, x, context):

@@ -13,7 +13,8 @@ from jattn.errors import UserError
 from jattn.optim import attention_informed
 from jattn.types import Array
 from tests import calls
-from tests.attention.test_softmax import random_variables, softmax, tokens
+from tests.attention.test_softmax import softmax, tokens
+from tests.calls import random_variables
 
 B, H, D, T, S, C = 2, 3, 5, 7, 11, 13
 

@@ -9,7 +9,8 @@ from jattn.attention import NeighborhoodAttention, SoftmaxAttention
 from jattn.errors import UserError
 from tests import calls
 from tests.attention import allowed_pairs
-from tests.attention.allowed_pairs import random_variables, tokens
+from tests.attention.allowed_pairs import tokens
+from tests.calls import random_variables
 
 B, H, D, T, C = 2, 3, 5, 23, 13
 NONE, HOLE, TAIL = np.ones((B, T), bool), np.ones((B, T), bool), np.ones((B, T), bool)

@@ -15,15 +15,10 @@ from jattn.attention.token_mixing import positions_in_segments
 from jattn.errors import UserError
 from jattn.testing import Sizes, check_mechanism
 from tests import calls
+from tests.calls import random_variables
 
 B, H, E, T, S, L = 2, 3, 5, 7, 11, 13
 C = H * E
-
-
-def random_variables(module, x, context=None):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):

@@ -12,6 +12,7 @@ import pytest
 from jattn.attention import SoftmaxAttention
 from jattn.errors import UserError
 from tests import calls
+from tests.calls import random_variables
 
 B, H, D, T, S, C = 2, 6, 4, 7, 11, 13
 
@@ -50,12 +51,6 @@ def oracle(module, params, x, context, allowed):
     weights = softmax(np.where(allowed, scores, -np.inf))
     y = np.einsum("bhts,bhsd,hdc->btc", weights, v, params["out"]["kernel"])
     return (y + params["out"]["bias"] if module.use_bias else y), weights, scores
-
-
-def random_variables(module, x, context=None):
-    """Variables of the shapes that `init` would make, all of them random."""
-    shapes, rng = calls.shapes(module, x, context=context), np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def tokens(*shape, seed=0):

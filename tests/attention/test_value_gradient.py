@@ -12,7 +12,8 @@ from jattn.core import Dot
 from jattn.errors import UserError
 from jattn.types import Array
 from tests import calls
-from tests.attention.test_softmax import random_variables, tokens
+from tests.attention.test_softmax import tokens
+from tests.calls import random_variables
 
 B, H, D, T, C = 2, 6, 4, 7, 13
 

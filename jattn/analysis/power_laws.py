@@ -17,6 +17,12 @@ FEWEST = 50
 CANDIDATES = 40
 """Values of xmin that are tried, evenly spaced among those observed."""
 
+TABLE = 1024
+"""Values from xmin on whose probabilities are tabled when integers are drawn."""
+
+LARGEST = 1e300
+"""What is drawn is no larger: an exponent near 1 leads beyond the numbers of float64."""
+
 ALTERNATIVES = ("lognormal", "exponential")
 
 
@@ -114,11 +120,20 @@ def _distance(tail: np.ndarray, alpha: float, xmin: float, discrete: bool) -> fl
 
 
 def draw(rng: np.random.Generator, alpha: float, xmin: float | int, count: int, discrete: bool = False) -> np.ndarray:
-    """Numbers that follow the law; integers by rounding, good from xmin = 6 or so (Clauset et al., appendix D)."""
+    """Numbers that follow the law; integers, from an integer xmin on, follow the zeta distribution cut off there."""
     u = 1 - rng.random(count)
     if not discrete:
         return xmin * u ** (-1 / (alpha - 1))
-    return np.floor((xmin - 0.5) * u ** (-1 / (alpha - 1)) + 0.5)
+    # The largest x of which P(X >= x) = zeta(alpha, x) / zeta(alpha, xmin) is at least u.
+    u *= zeta(alpha, xmin)
+    at_least = zeta(alpha, xmin + np.arange(TABLE))
+    x = xmin - 1.0 + np.searchsorted(-at_least, -u, side="right")
+    # Beyond the table zeta(alpha, x) is (x - 1/2)^(1 - alpha) / (alpha - 1), to a part in 1e6 and better.
+    far = u < at_least[-1]
+    with np.errstate(over="ignore"):
+        root = (u[far] * (alpha - 1)) ** (-1 / (alpha - 1))
+    x[far] = np.floor(np.minimum(root, LARGEST) + 0.5)
+    return x
 
 
 def _distance_of_draw(

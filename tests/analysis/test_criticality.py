@@ -5,7 +5,7 @@ import math
 import numpy as np
 import powerlaw
 import pytest
-from scipy import sparse, special
+from scipy import sparse, special, stats
 
 from jattn.analysis import criticality, power_laws, spectra
 from jattn.analysis.patterns import entropy
@@ -30,6 +30,46 @@ def test_a_power_law_is_recovered():
     ratio, p = found.ratio["exponential"]
     assert ratio > 0
     assert p < 0.01
+
+
+@pytest.mark.parametrize(("alpha", "xmin"), [(1.5, 1), (2.5, 1), (2.5, 3)])
+def test_integers_are_drawn_from_the_zeta_distribution(alpha, xmin):
+    count = 20000
+    drawn = power_laws.draw(rng(), alpha, xmin, count, discrete=True)
+    edges = np.concatenate([xmin + np.arange(6), [30, 200, 3000]])
+    beyond = special.zeta(alpha, edges) / special.zeta(alpha, xmin)
+    edges, beyond = edges[count * beyond > 10], beyond[count * beyond > 10]
+    expected = count * -np.diff(beyond, append=0.0)
+    seen = np.diff(np.searchsorted(np.sort(drawn), edges), append=count)
+    assert stats.chisquare(seen, expected).pvalue > 0.01
+
+
+def test_integers_beyond_the_table_are_those_of_a_longer_one(monkeypatch):
+    short = power_laws.draw(rng(), 1.5, 1, 5000, discrete=True)
+    monkeypatch.setattr(power_laws, "TABLE", 100_000)
+    assert np.mean(short > 1024) > 0.01
+    np.testing.assert_array_equal(power_laws.draw(rng(), 1.5, 1, 5000, discrete=True), short)
+    assert np.isfinite(power_laws.draw(rng(), 1.01, 1, 100, discrete=True)).all()
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_p_is_uniform_where_the_law_holds(monkeypatch, discrete):
+    monkeypatch.setattr(power_laws, "_ratios", lambda *_: {})  # the package's fits, which take most of the time
+    random, samples, resamples = rng(), 200, 19
+    data = (power_laws.draw(random, 2.5, 1, 150, discrete) for _ in range(samples))
+    options = {"discrete": discrete, "xmin": 1, "resamples": resamples}
+    p = [power_laws.fit(x, seed=seed, **options).p for seed, x in enumerate(data)]
+    # p takes the values 0, 1/19 ... 1: of 20 ranks the data's is as likely to be one as another.
+    for ranks in (2, 5, 10, 15):
+        low, high = stats.binom.interval(0.99, samples, ranks / (resamples + 1))
+        assert low <= np.sum(np.less(p, (ranks - 0.5) / resamples)) <= high, ranks
+
+
+def test_integers_that_follow_no_power_law_are_refused():
+    assert power_laws.fit(rng().geometric(0.5, 2000), discrete=True, xmin=1, resamples=40).p < 0.05
+    # The usual shortcut, a rounded draw of the continuous law, is good from 6 or so.
+    rounded = np.floor(0.5 * (1 - rng().random(4000)) ** (-1 / 1.5) + 0.5)
+    assert power_laws.fit(rounded, discrete=True, xmin=1, resamples=40).p < 0.05
 
 
 def test_what_is_no_power_law_is_refused():

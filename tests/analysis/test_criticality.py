@@ -7,7 +7,8 @@ import powerlaw
 import pytest
 from scipy import sparse, special, stats
 
-from jattn.analysis import criticality, power_laws, spectra
+from jattn.analysis import criticality, of_criticality, power_laws, report, spectra
+from jattn.analysis.observe import Observed
 from jattn.analysis.patterns import entropy
 
 
@@ -103,14 +104,18 @@ def test_too_few_values_have_no_law():
     assert math.isnan(power_laws.fit(np.full(500, 2.0)).alpha)
 
 
-def test_an_ising_chain():
-    # A chain of coupling J in equilibrium: neighbours agree with probability e^J / (2 cosh J); correlations are
-    # tanh(J)^r, and the susceptibility is e^(2J).
-    coupling, samples, length = 0.7, 3000, 200
+def ising(coupling, samples, length):
+    """Chains in equilibrium: neighbours agree with probability e^J / (2 cosh J)."""
     random = rng()
     agree = random.random((samples, length - 1)) < math.exp(coupling) / (2 * math.cosh(coupling))
     first = random.choice([-1, 1], (samples, 1))
-    spins = first * np.cumprod(np.concatenate([np.ones((samples, 1)), np.where(agree, 1, -1)], 1), axis=1)
+    return first * np.cumprod(np.concatenate([np.ones((samples, 1)), np.where(agree, 1, -1)], 1), axis=1)
+
+
+def test_an_ising_chain():
+    # Correlations are tanh(J)^r, and the susceptibility is e^(2J).
+    coupling, length = 0.7, 200
+    spins = ising(coupling, 3000, length)
     found = criticality.correlation(spins, 5)
     np.testing.assert_allclose(found, math.tanh(coupling) ** np.arange(6), atol=0.01)
     assert criticality.correlation_length(found) == pytest.approx(-1 / math.log(math.tanh(coupling)), rel=0.02)
@@ -141,7 +146,7 @@ def test_heat_capacity_is_the_slope_of_the_entropy():
 
 def test_a_branching_process_at_its_critical_point():
     # Poisson(1) children in disjoint places: sizes of trees follow the Borel distribution, P(s) ~ s^-3/2.
-    random, roots, generations = rng(), 20000, 60
+    random, roots, generations = rng(), 3000, 400  # so many that none but trees of some 1e5 places are cut off
     links, places = [], roots
     for _ in range(generations):
         children = random.poisson(1.0, places)
@@ -150,14 +155,59 @@ def test_a_branching_process_at_its_critical_point():
         places = len(parent)
     sizes = criticality.cascade_sizes(links)
     for s in (1, 2, 3):
-        assert np.mean(sizes == s) == pytest.approx(math.exp(-s) * s ** (s - 1) / math.factorial(s), abs=0.01)
-    kept = sizes[sizes < generations]  # larger ones may have been cut off by the last generation
-    x = np.arange(8, generations)
-    # Of a tail cut at both ends, the exponent by maximum likelihood over a grid.
-    mean = np.log(kept[kept >= 8]).mean()
-    grid = np.linspace(1.1, 2.0, 91)
-    alpha = grid[np.argmin([np.log((x**-a).sum()) + a * mean for a in grid])]
-    assert alpha == pytest.approx(1.5, abs=0.1)
+        assert np.mean(sizes == s) == pytest.approx(math.exp(-s) * s ** (s - 1) / math.factorial(s), abs=0.02)
+    assert power_laws.fit(sizes, discrete=True, resamples=0).alpha == pytest.approx(1.5, abs=0.03)
+    tail = power_laws.fit(sizes, discrete=True, xmin=5, resamples=20)
+    assert tail.alpha == pytest.approx(1.5, abs=3 * tail.error)
+    assert tail.error < 0.02
+    assert tail.p > 0.1
+
+
+def observed(*layers):
+    """Of weights (N, H, T, S) without padding."""
+    (N, H, T, S), depth = layers[0].shape, len(layers)
+    real, allowed = np.ones((N, T), bool), np.ones((N, T, S), bool)
+    return Observed(np.arange(N), real, list(range(depth)), [list(range(H))] * depth, [*layers], real, allowed, True)
+
+
+def test_attention_to_one_random_key_is_a_critical_branching_process():
+    # A key is chosen by Binomial(T, 1 / T) queries, one on the average.
+    N, T, depth = 4, 256, 32
+    random, made = rng(), report.Report({})
+    one = np.eye(T, dtype=np.float32)
+    of_criticality._cascades(made, observed(*(one[random.integers(0, T, (N, 1, T))] for _ in range(depth))))
+    found = made.values["cascades"]
+    assert len(found["sizes"]) == N * T
+    assert np.mean(found["sizes"] == 1) == pytest.approx((1 - 1 / T) ** T, abs=0.03)
+    assert found["alpha"] == pytest.approx(1.5, abs=0.05)
+
+
+def test_a_sweep_of_random_energies(monkeypatch):
+    # Scores E with density exp(-E), many keys: below temperature 1 shares are those of the random energy model's frozen
+    # phase (Poisson-Dirichlet), of which sum p^2 is 1 - t on the average, with variance t (1 - t) / 3 (Derrida and
+    # Toulouse 1985), and the entropy psi(1) - psi(1 - t); above, their tail has exponent 1 + t.
+    monkeypatch.setattr(of_criticality, "TEMPERATURES", (0.25, 0.5, 2.0))
+    weights = special.softmax(rng().exponential(size=(400, 2, 2, 400)), -1)
+    *frozen, hot = of_criticality.sweep(weights, observed(weights))
+    for at in frozen:
+        t = at["temperature"]
+        assert at["order"] == pytest.approx(1 - t, abs=0.02)
+        assert at["susceptibility"] == pytest.approx(t * (1 - t) / 3, rel=0.15)
+        assert at["entropy"] == pytest.approx(special.digamma(1) - special.digamma(1 - t), rel=0.05)
+        assert at["heat_capacity"] == pytest.approx(t * special.polygamma(1, 1 - t), rel=0.1)
+    assert hot["alpha"] == pytest.approx(3.0, abs=3 * hot["error"])
+    assert hot["p"] > 0.1
+    assert hot["against_exponential"]["ratio"] > 0
+    assert hot["against_exponential"]["p"] < 0.01
+
+
+def test_scores_of_ising_chains_have_their_correlation_length(monkeypatch):
+    # Shares of two values are a chain's spins at every temperature.
+    monkeypatch.setattr(of_criticality, "TEMPERATURES", (0.5, 1.0))
+    coupling = 0.7
+    weights = special.softmax(0.3 * ising(coupling, 400, 500), -1).reshape(100, 1, 4, 500)
+    for at in of_criticality.sweep(weights, observed(weights)):
+        assert at["correlation_length"] == pytest.approx(-1 / math.log(math.tanh(coupling)), rel=0.08)
 
 
 def test_cascades_merge_and_end():

@@ -24,6 +24,9 @@ TEMPERATURES = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 SAMPLE = 2000
 """Weights that a power law is fitted to, drawn from all of a layer."""
 
+NARROW = 8
+"""Eigenvalues of which there are fewer have no spectrum to speak of."""
+
 RESAMPLES = 40
 FEW = 32
 """Of fewer examples, variances are hardly known."""
@@ -125,7 +128,10 @@ def _law(law: PowerLaw) -> dict[str, Any]:
 
 
 def spectra(params: PyTree) -> dict[str, dict[str, Any]]:
-    """Of every matrix of the blocks, by path: its sizes, spectral exponent, edge, share outside, stable rank."""
+    """Of the blocks' parameters called kernel, by path: sizes, spectral exponent, edge, share outside, stable rank.
+
+    Matrices with a side under `NARROW`, and parameters of other names, are left out.
+    """
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -135,7 +141,7 @@ def spectra(params: PyTree) -> dict[str, dict[str, Any]]:
         # Projections from heads merge the axes before the last, all others those after the first.
         into = name.endswith("out/kernel")
         matrix = matrix.reshape(-1, matrix.shape[-1]) if into else matrix.reshape(len(matrix), -1)
-        if min(matrix.shape) < 8:
+        if min(matrix.shape) < NARROW:
             continue
         of = spectrum(matrix)
         found[name] = {"shape": matrix.shape, "edge": of.edge, "outside": of.outside, "stable_rank": of.stable_rank}

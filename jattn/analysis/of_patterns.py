@@ -72,7 +72,9 @@ def _draw(made: Report, seen: Observed, found: list[dict], heads: np.ndarray, la
     means = [patterns.mean_map(weights, seen.real) for weights in seen.weights]
     made.figures["maps"] = pictures.heads_grid(means, seen.layers, seen.heads, f"mean over {len(seen.real)} examples")
     spreads = [patterns.spread(weights, seen.real) for weights in seen.weights]
-    made.figures["spread"] = pictures.heads_grid(spreads, seen.layers, seen.heads, "standard deviation over examples")
+    made.figures["spread"] = pictures.heads_grid(
+        spreads, seen.layers, seen.heads, "standard deviation over examples", one_scale=True
+    )
     for place, example in enumerate(seen.examples[:SHOWN]):
         one = [weights[place] for weights in seen.weights]
         made.figures[f"example{example}"] = pictures.heads_grid(one, seen.layers, seen.heads, f"example {example}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -19,18 +19,30 @@ Points = tuple[Any, Any]
 PANELS = 96
 """Of more heads, the first so many are drawn."""
 
+NOTHING = 1e-4
+"""Where all maps stay below, on one scale, they are white: what is left of a fixed pattern by rounding."""
+
 LIGHT = (1.0, 0.47, 0.0)
 """The colour of what is attended to, over pictures and texts: orange, in parts of one."""
 
 
-def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequence[Sequence[int]], title: str) -> Figure:
-    """One panel a head, one row a layer, darker = more, each query (row of a map) scaled to its own largest key: later
-    queries of a causal map spread over more keys, and would be white beside the first. Rows beyond `PANELS` are cut.
+def heads_grid(
+    maps: Sequence[np.ndarray],
+    layers: Sequence[int],
+    heads: Sequence[Sequence[int]],
+    title: str,
+    *,
+    one_scale: bool = False,
+) -> Figure:
+    """One panel a head, one row a layer, darker = more. Rows beyond `PANELS` are cut.
 
     Args:
-      maps: of each layer, (H, T, S).
+      maps: of each layer, (H, T, S), nowhere negative.
       layers, heads: their indices.
       title: of the whole.
+      one_scale: False = each query (row of a map) is scaled to its own largest key: later queries of a causal map
+        spread over more keys, and would be white beside the first. True = all panels have one scale, with a colour
+        bar, so that heads compare.
     """
     columns = max(map(len, heads))
     rows = max(1, min(len(layers), PANELS // columns))
@@ -40,22 +52,27 @@ def heads_grid(maps: Sequence[np.ndarray], layers: Sequence[int], heads: Sequenc
     sheet = np.full((rows * (T + gap) - gap, columns * (S + gap) - gap), np.nan)
     for row in range(rows):
         for column, seen in enumerate(maps[row]):
-            largest = np.maximum(seen.max(-1, keepdims=True), np.finfo(np.float64).tiny)
+            largest = 1.0 if one_scale else np.maximum(seen.max(-1, keepdims=True), np.finfo(np.float64).tiny)
             top, left = row * (T + gap), column * (S + gap)
             sheet[top : top + T, left : left + S] = seen / largest
     side = max(1.7, 4 / columns)
-    figure = Figure(figsize=(0.6 + side * columns, 0.8 + side * rows * T / S), layout="constrained")
+    wide = 0.6 + 0.9 * one_scale + side * columns
+    figure = Figure(figsize=(wide, 0.8 + side * rows * T / S), layout="constrained")
     axes = figure.subplots()
     # Square roots, or all but the largest of many keys would be white.
-    axes.imshow(np.sqrt(sheet), cmap=colormaps["Greys"].with_extremes(bad="#cfe3f5"), vmin=0, vmax=1)
+    norm = PowerNorm(0.5, 0.0, max(np.nanmax(sheet), NOTHING) if one_scale else 1.0)
+    image = axes.imshow(sheet, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f5"), norm=norm)
     # Heads of a layer that has fewer are the first of those of the others.
     axes.set_xticks([column * (S + gap) + S / 2 - 0.5 for column in range(columns)], max(heads, key=len))
     axes.set_yticks([row * (T + gap) + T / 2 - 0.5 for row in range(rows)], layers[:rows])
     axes.tick_params(length=0)
     axes.set(xlabel="head", ylabel="layer")
     axes.spines[:].set_visible(False)
+    if one_scale:
+        figure.colorbar(image, ax=axes)
     hidden = "" if rows == len(layers) else f"\nthe first {rows} of {len(layers)} layers"
-    scale = "across: keys, down: queries; darkness: square root of a part of the query's largest key"
+    of_what = "the value, on one scale" if one_scale else "a part of the query's largest key"
+    scale = f"across: keys, down: queries; darkness: square root of {of_what}"
     figure.suptitle(f"{title}\n{scale if columns > 1 else scale.replace('; ', chr(10))}{hidden}", fontsize=8)
     return figure
 

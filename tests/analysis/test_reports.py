@@ -87,6 +87,19 @@ def test_spectra_are_of_the_matrices_that_blocks_multiply_with():
         assert found[name]["largest"] == pytest.approx(largest), name
 
 
+def test_a_nearly_fixed_head_looks_nearly_fixed():
+    fixed = [w.mean(0) + np.array([1.0, 0.01])[:, None, None] * (w - w.mean(0)) for w in WEIGHTS]
+    made, seen = report.Report({}), SEEN._replace(weights=fixed)
+    found = [patterns.of_layer(w, seen.real, seen.allowed) for w in fixed]
+    of_patterns._draw(made, seen, found, np.eye(4), np.eye(2))
+    axes, bar = made.figures["spread"].axes
+    (image,) = axes.images
+    shown = image.norm(image.get_array())
+    assert shown[:, :T].max() == 1.0
+    assert shown[:, -T:].max() < 0.15
+    assert bar.get_ylim()[1] == pytest.approx(max(patterns.spread(w, seen.real).max() for w in fixed))
+
+
 def test_tokens_are_coloured_in_proportion_and_escaped():
     page = pictures.coloured_tokens("t", [("h", ["a", "<b>"], np.array([0.1, 0.4]))])
     assert "&lt;b&gt;" in page

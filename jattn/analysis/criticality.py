@@ -95,17 +95,18 @@ def cascade_sizes(links: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray:
     return sizes
 
 
-def growth(states: Sequence[np.ndarray], perturbed: Sequence[np.ndarray]) -> np.ndarray:
+def growth(states: Sequence[np.ndarray], perturbed: Sequence[np.ndarray], real: np.ndarray | None = None) -> np.ndarray:
     """ln of the factor by which each layer lengthens a small difference, mean over examples: (layers,).
 
     Args:
       states, perturbed: what enters the first layer and what leaves each, examples first, without and with the
         perturbation.
+      real: bool (N, T), tokens of (N, T, C) that are no padding, whose difference counts; None = all.
     """
-    apart = np.array(
-        [
-            np.linalg.norm((np.asarray(y, np.float64) - x).reshape(len(x), -1), axis=-1)
-            for x, y in zip(states, perturbed, strict=True)
-        ]
-    )
+    apart = []
+    for x, y in zip(states, perturbed, strict=True):
+        difference = np.asarray(y, np.float64) - x
+        if real is not None:
+            difference = np.where(real[..., None], difference, 0.0)[real.any(1)]
+        apart.append(np.linalg.norm(difference.reshape(len(difference), -1), axis=-1))
     return np.diff(np.log(apart), axis=0).mean(-1)

@@ -52,7 +52,7 @@ def report(selection: Selection) -> Report:
     swept = {layer: sweep(weights, seen) for layer, weights in zip(seen.layers, seen.weights, strict=True)}
     params = jax.device_get(trained.params)
     found = spectra(params)
-    grown = criticality.growth(*with_and_without(experiment.model, params, seen.inputs))
+    grown = criticality.growth(*with_and_without(experiment.model, params, seen.inputs, seen.real), seen.real)
     values: dict[str, Any] = {
         "workdir": str(workdir),
         "step": trained.step,

@@ -11,10 +11,11 @@ import pytest
 from jattn import data, models
 from jattn.__main__ import main
 from jattn.analysis import criticality, curvature, of_adaptive, patterns
-from jattn.analysis.depth import SMALL, states
+from jattn.analysis.depth import SMALL, states, with_and_without
 from jattn.analysis.observe import observe, parse_examples, prepared
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
+from jattn.models.classifier import TextClassifier
 from jattn.training import setup
 from jattn.training.trained import Trained, open_trained
 from tests import runs
@@ -161,6 +162,21 @@ def test_a_perturbation_in_a_model_that_changes_nothing(trained):
     size = [np.linalg.norm(x.reshape(3, -1), axis=1) for x in (alone[0], changed[0] - alone[0])]
     np.testing.assert_allclose(size[1], SMALL * size[0], rtol=1e-3)
     np.testing.assert_allclose(criticality.growth(alone, changed), 0.0, atol=1e-5)
+
+
+def test_padding_takes_no_part_in_the_growth_of_a_perturbation():
+    model = TextClassifier(vocab_size=11, num_outputs=2, max_length=7, depth=1, width=8, num_heads=2, padding_token=0)
+    # The last text is nothing but padding.
+    tokens = np.zeros((3, 7), np.int32)
+    tokens[:2, :4] = [[3, 5, 2, 7], [1, 9, 4, 0]]
+    real = tokens > 0
+    params = jax.jit(model.init)(jax.random.key(0), jnp.asarray(tokens))["params"]
+    alone, changed = with_and_without(model, params, tokens, real)
+    np.testing.assert_array_equal(changed[0][~real], alone[0][~real])
+    lengths = [[np.linalg.norm((b - a)[n, real[n]]) for n in (0, 1)] for a, b in zip(alone, changed, strict=True)]
+    own = [np.linalg.norm(alone[0][n, real[n]]) for n in (0, 1)]
+    np.testing.assert_allclose(lengths[0], SMALL * np.array(own), rtol=1e-3)
+    np.testing.assert_allclose(criticality.growth(alone, changed, real), [np.mean(np.log(np.divide(*lengths[::-1])))])
 
 
 def _zeros(text, name="digits_vit", data=""):

@@ -31,6 +31,9 @@ RESAMPLES = 40
 FEW = 32
 """Of fewer examples, variances are hardly known."""
 
+POINTS = 3
+"""Temperatures at which a number has to be known in some layer for a panel of its own."""
+
 SWEPT = {
     "entropy": "entropy, nats",
     "order": "order parameter",
@@ -65,15 +68,7 @@ def report(selection: Selection) -> Report:
     }
     made = Report(values)
     made.tables = [_sweep_table(swept), _spectra_table(found), _growth_table(grown)]
-    made.figures["temperature"] = pictures.lines(
-        {
-            title: {f"layer {i}": (TEMPERATURES, [at[q] for at in of]) for i, of in swept.items()}
-            for q, title in SWEPT.items()
-            if any(np.isfinite(at[q]) for of in swept.values() for at in of)
-        },
-        "temperature of the softmax",
-        log_x=2,
-    )
+    _draw_sweep(made, swept)
     if fixed := [str(i) for i, of in swept.items() if all(at["susceptibility"] == 0 for at in of)]:
         made.notes.append(
             f"layers {', '.join(fixed)} attend alike in all examples: nothing fluctuates, so that susceptibility is 0 "
@@ -119,6 +114,21 @@ def sweep(weights: np.ndarray, seen: Observed, seed: int = 0) -> list[dict[str, 
             }
         )
     return rows
+
+
+def _draw_sweep(made: Report, swept: Mapping[int, list[dict[str, Any]]]) -> None:
+    panels = {
+        title: {f"layer {i}": (TEMPERATURES, [at[q] for at in of]) for i, of in swept.items()}
+        for q, title in SWEPT.items()
+    }
+    known = {title: max(np.isfinite(y).sum() for _, y in of.values()) for title, of in panels.items()}
+    drawn = {title: of for title, of in panels.items() if known[title] >= POINTS}
+    made.figures["temperature"] = pictures.lines(drawn, "temperature of the softmax", log_x=2, same_x=True)
+    made.notes += [
+        f"{title}: known at {known[title]} of {len(TEMPERATURES)} temperatures, too few for a curve (see the table)"
+        for title in panels
+        if title not in drawn
+    ]
 
 
 def _law(law: PowerLaw) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def lines(
     *,
     log_x: int | None = None,
     log_y: Sequence[str] = (),
+    same_x: bool = False,
 ) -> Figure:
     """Curves, one panel a quantity.
 
@@ -144,6 +145,7 @@ def lines(
       x_label: of all panels.
       log_x: base of a logarithmic x; None = linear.
       log_y: quantities whose y is.
+      same_x: all panels span the same x, where a curve of some has a value or not.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -165,6 +167,10 @@ def lines(
             axes.xaxis.get_major_locator().set_params(integer=True)  # steps and positions are
         if name in log_y:
             axes.set_yscale("log")
+    if same_x:
+        every = [axes.get_xlim() for axes in all_axes[: len(panels)]]
+        for axes in all_axes[: len(panels)]:
+            axes.set_xlim(min(low for low, _ in every), max(high for _, high in every))
     if len(labels) > 1:
         figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
     return figure

@@ -46,6 +46,20 @@ def test_sweep_of_temperature():
     assert as_trained["susceptibility"] == pytest.approx(T * order.var(0).mean(), rel=1e-4)
 
 
+def test_panels_of_a_sweep_have_one_range_and_three_points():
+    made = report.Report({})
+    known = dict.fromkeys(of_criticality.SWEPT, 1.0)
+    hot, cold = known | {"alpha": np.nan}, known | {"correlation_length": np.nan, "alpha": np.nan}
+    hottest = known | {"susceptibility": np.inf}
+    of_criticality._draw_sweep(made, {0: [cold] * 9, 1: [cold] * 6 + [hot, hottest, hottest]})
+    panels = {axes.get_ylabel(): axes.get_xlim() for axes in made.figures["temperature"].axes if axes.get_ylabel()}
+    titles = of_criticality.SWEPT
+    assert list(panels) == [titles[q] for q in titles if q != "alpha"]
+    assert len(set(panels.values())) == 1
+    assert panels[titles["correlation_length"]][0] < 0.25
+    assert made.notes == [f"{titles['alpha']}: known at 2 of 9 temperatures, too few for a curve (see the table)"]
+
+
 def test_what_padded_queries_attend_to_is_in_no_sweep(monkeypatch):
     monkeypatch.setattr(of_criticality, "TEMPERATURES", (1.0,))
     real = np.broadcast_to(np.arange(T) < 2, (N, T))

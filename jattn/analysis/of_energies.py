@@ -10,13 +10,10 @@ from jattn.analysis import pictures
 from jattn.analysis.curvature import correlations, measure
 from jattn.analysis.report import Report, table
 from jattn.analysis.selection import Selection
-from jattn.errors import UserError
 
 
 def report(selection: Selection) -> Report:
     """Energy, Fisher trace and gradient of each block, and how they go together over blocks and over examples."""
-    if selection.layers is not None or selection.heads is not None:
-        raise UserError("--what=energies compares whole blocks: leave --layers and --heads out")
     (workdir,) = selection.workdirs
     trained = selection.open(workdir)
     examples = selection.examples(trained.experiment)

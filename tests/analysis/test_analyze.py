@@ -108,8 +108,7 @@ def test_every_file_of_a_run(run, capsys):
         (["--examples=1,9999"], "example 9999 does not exist"),
         (["--split=tset"], "unknown split 'tset'"),
         (["--checkpoint=5"], "holds no checkpoint 5"),
-        (["--what=adaptive"], "has no layer of adaptive span"),
-        (["--what=energies", "--layers=0"], "leave --layers and --heads out"),
+        (["--what=adaptive", "--split=test", "--timed-batches=1"], "has no layer of adaptive span"),
     ],
 )
 def test_mistakes(run, capsys, words, message):

@@ -106,7 +106,19 @@ def test_runs_of_other_data_are_not_laid_over_one_another(logged, capsys):
     ("words", "message"),
     [
         (["--what=convergence"], "holds no numbers yet"),
-        (["--what=convergence", "--layers=99"], "looks at whole runs: leave --layers"),
+        (["--what=convergence", "--layers=99"], "does not follow --layers: leave that out (convergence takes none of"),
+        (["--what=convergence", "--examples=8"], "--what=convergence does not follow --examples"),
+        (["--what=dynamics", "--checkpoint=best"], "--what=dynamics does not follow --checkpoint"),
+        (
+            ["--what=energies", "--layers=0", "--heads=1"],
+            "--what=energies does not follow --layers --heads: leave that",
+        ),
+        (["--timed-batches=0"], "--what=patterns does not follow --timed-batches"),
+        (
+            ["--what", "adaptive", "criticality", "--timed-lengths=9"],
+            "criticality does not follow --timed-lengths: leave that out, or give",
+        ),
+        (["--what=adaptive", "--split=test"], "adaptive takes --checkpoint --timed-batches --timed-lengths)"),
         (["--what=patterns", "--checkpoint=last"], "write best, newest or a step"),
         (["--layers=first"], "are no indices"),
         (["--what=dynamics"], "holds no checkpoint"),

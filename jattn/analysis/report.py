@@ -39,17 +39,19 @@ class Report:
 
 
 def write(report: Report, folder: Path, name: str, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Writes NAME.json, NAME.npz if there are arrays, NAME-PAGE.html, and NAME-FIGURE in each of `figures.FORMATS` that
-    is asked for; returns their paths.
+    """Writes NAME.npz if there are arrays, NAME-PAGE.html, NAME-FIGURE in each of `figures.FORMATS` that is asked for,
+    and NAME.json, which lists them as `files`; returns their paths, NAME.json first.
+
+    What an earlier NAME.json lists is removed before, so that no picture of other examples or layers stays beside it.
 
     Raises:
       UserError: the folder cannot be written to.
     """
-    text = json.dumps(plain(report.values | {"notes": report.notes}), indent=1, allow_nan=False) + "\n"
-    paths = [folder / f"{name}.json"]
+    numbers, paths = folder / f"{name}.json", []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(paths[0], text)
+        for path in _written_before(numbers):
+            path.unlink(missing_ok=True)
         if report.arrays:
             paths.append(folder / f"{name}.npz")
             np.savez_compressed(paths[-1], **report.arrays)
@@ -58,11 +60,27 @@ def write(report: Report, folder: Path, name: str, formats: Sequence[str] = ("pn
             write_atomically(paths[-1], html)
         for figure, drawn in report.figures.items():
             paths += figures.save(drawn, folder, f"{name}-{figure}", formats)
+        values = report.values | {"notes": report.notes, "files": [path.name for path in paths]}
+        write_atomically(numbers, json.dumps(plain(values), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror or error}): choose another folder with --out"
         ) from error
-    return paths
+    return [numbers, *paths]
+
+
+def _written_before(numbers: Path) -> list[Path]:
+    """The files that a JSON file of `write` lists; none where there is no such file, or it is somebody else's."""
+    try:
+        listed = json.loads(numbers.read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
+    own = (f"{numbers.stem}.npz", f"{numbers.stem}-")
+    return [
+        numbers.with_name(file)
+        for file in (listed if isinstance(listed, list) else [])
+        if isinstance(file, str) and file.startswith(own) and Path(file).name == file
+    ]
 
 
 def show(report: Report) -> None:

@@ -163,8 +163,34 @@ def test_files(tmp_path):
     made.figures["f"] = pictures.lines({"y": {"": ([0.0, 1.0], [1.0, 2.0])}}, "x")
     paths = report.write(made, tmp_path / "new", "n", ["svg", "png"])
     assert [path.name for path in paths] == ["n.json", "n.npz", "n-p.html", "n-f.svg", "n-f.png"]
-    assert json.loads(paths[0].read_text()) == {"a": [1.0, None], "b": [2, None], "notes": []}
+    files = [path.name for path in paths[1:]]
+    assert json.loads(paths[0].read_text()) == {"a": [1.0, None], "b": [2, None], "notes": [], "files": files}
     np.testing.assert_array_equal(np.load(paths[1])["w"], np.eye(2))
+
+
+def test_a_second_report_leaves_nothing_of_the_first(tmp_path):
+    first = report.Report({}, arrays={"w": np.eye(2)})
+    first.pages |= {"old": "text", "both": "text"}
+    report.write(first, tmp_path, "n")
+    report.write(report.Report({}, pages={"p": "text"}), tmp_path, "n-other")
+    (tmp_path / "n-own.html").write_text("of somebody else")
+    report.write(report.Report({}, pages={"both": "new"}), tmp_path, "n")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"n.json", "n-both.html", "n-other.json", "n-other-p.html", "n-own.html"}
+    assert (tmp_path / "n-both.html").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"files": 3}', '{"files": [3, "other.html", "n-a/../../kept", "../kept", "n.json"]}']
+)
+def test_only_what_a_report_can_have_written_is_removed(tmp_path, text):
+    (tmp_path / "in" / "n-a").mkdir(parents=True)
+    others = [tmp_path / "kept", tmp_path / "in" / "other.html"]
+    for path in others:
+        path.write_text("")
+    (tmp_path / "in" / "n.json").write_text(text)
+    assert report.write(report.Report({}), tmp_path / "in", "n") == [tmp_path / "in" / "n.json"]
+    assert all(path.exists() for path in others)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

@@ -111,8 +111,12 @@ def _roll(made: Report, seen: Observed, experiment: Any) -> None:
     passages = []
     for place, example in enumerate(seen.examples[shown]):
         real = seen.real[place]
+        attending, whose = real, "its tokens attend to (mean over heads and queries)"
         if model.causal:
             read, what = rolled[place, -1], "of its last token"
+            # The only one to see every token: a sum over queries favours tokens that more of them see, a mean over
+            # those that see a token the last ones, which only their neighbours do.
+            attending, whose = np.arange(len(real)) == len(real) - 1, "its last token attends to (mean over heads)"
         elif first:
             read, what = rolled[place, 0], "of its class token"
         else:
@@ -122,18 +126,10 @@ def _roll(made: Report, seen: Observed, experiment: Any) -> None:
         for heading, weights in [
             (f"example {example}: rollout {what}", read),
             *(
-                (
-                    f"example {example}: layer {i}, what its tokens attend to (mean over heads and queries)",
-                    _given(w[place], real),
-                )
+                (f"example {example}: layer {i}, what {whose}", patterns.shares(w[place])[:, attending].mean((0, 1)))
                 for i, w in zip(seen.layers, seen.weights, strict=True)
             ),
         ]:
             weights = weights[1:] if first else weights
             passages.append((heading, [t for t, k in zip(tokens, kept, strict=True) if k], weights[kept]))
     made.pages["tokens"] = pictures.coloured_tokens("Tokens coloured by attention", passages)
-
-
-def _given(weights: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """What each key is given, by all real queries of all heads: (S,)."""
-    return patterns.shares(weights)[:, real].mean((0, 1))

@@ -145,6 +145,15 @@ def test_texts_are_coloured_by_what_their_last_token_reads():
     ]
 
 
+def test_tokens_that_attend_to_all_before_them_alike_are_coloured_alike():
+    alike = [np.tile(LOWER / LOWER.sum(-1, keepdims=True), (N, H, 1, 1))] * 2
+    tokens = np.zeros((N, T), np.int32)
+    found = rolled(SEEN._replace(inputs=tokens, weights=alike), LanguageModel(vocab_size=50, depth=2, num_heads=H))
+    of_layers = {heading: passage for heading, passage in found.items() if "its last token attends to" in heading}
+    assert len(of_layers) == 2 * N
+    assert all(passage == [(f"{1 / T:.4f}", "0 ")] * T for passage in of_layers.values())
+
+
 def test_padding_and_the_class_token_are_no_text():
     # 11 tokens behind a class token, the last 4 of them padding.
     real = np.broadcast_to(np.arange(T) < 8, (N, T))

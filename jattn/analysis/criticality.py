@@ -46,18 +46,25 @@ def susceptibility(order: np.ndarray, size: int) -> np.ndarray | np.floating:
     return size * np.where(variance > (SAME * np.mean(order, axis=0)) ** 2, variance, 0.0)
 
 
-def correlation(fields: np.ndarray, longest: int | None = None) -> np.ndarray:
+def correlation(fields: np.ndarray, longest: int | None = None, known: np.ndarray | None = None) -> np.ndarray:
     """The connected correlation <d(s) d(s + r)> / <d^2> along the last axis, for r = 0 .. longest.
 
     Args:
       fields: samples first; d is the deviation from their mean, so that what all samples share does not count;
         NaN where they share everything.
       longest: None = half of the length.
+      known: bool, which of the fields exist in a sample; means are over those, and over pairs of those. None = all.
     """
-    d = fields - fields.mean(0, keepdims=True)
-    longest = d.shape[-1] // 2 if longest is None else longest
-    found = np.array([np.mean(d[..., : d.shape[-1] - r] * d[..., r:]) for r in range(longest + 1)])
-    varies = found[0] > SAME**2 * np.mean(np.square(fields, dtype=np.float64))
+    known = np.ones(fields.shape, bool) if known is None else np.broadcast_to(known, fields.shape)
+    mean = np.sum(fields, axis=0, where=known, keepdims=True) / np.maximum(known.sum(0), 1)
+    d = np.where(known, fields - mean, 0.0)
+    length = d.shape[-1]
+    longest = length // 2 if longest is None else longest
+    found = np.empty(longest + 1)
+    for r in range(longest + 1):
+        pairs = np.count_nonzero(known[..., : length - r] & known[..., r:])
+        found[r] = np.sum(d[..., : length - r] * d[..., r:]) / max(pairs, 1)
+    varies = found[0] > SAME**2 * np.sum(np.square(fields, dtype=np.float64), where=known) / max(np.sum(known), 1)
     return found / found[0] if varies else np.full_like(found, np.nan)
 
 

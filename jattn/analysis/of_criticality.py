@@ -90,13 +90,13 @@ def sweep(weights: np.ndarray, seen: Observed, seed: int = 0) -> list[dict[str, 
     """Of one layer's weights, what is measured at each of `TEMPERATURES`, means over heads.
 
     The order parameter is sum_s p^2, its mean over an example's queries; its susceptibility is T times its variance
-    over examples; fields of the correlation are the shares of each query along the keys.
+    over examples; fields of the correlation are the shares of each real query along the keys that it could attend to.
     """
     rows = []
+    pairs = (seen.real[:, :, None] & seen.allowed)[:, None]
     for temperature in TEMPERATURES:
         p = criticality.at_temperature(weights, temperature)
         order = criticality.participation(p)
-        fields = np.where(seen.real[:, None, :, None], p, 0.0)
         count = np.maximum(seen.real.sum(1), 1)[:, None]
         of_examples = (order * seen.real[:, None]).sum(-1) / count
         positive = p[np.broadcast_to(seen.real[:, None, :, None], p.shape) & (p > 1e-9)]
@@ -109,7 +109,7 @@ def sweep(weights: np.ndarray, seen: Observed, seed: int = 0) -> list[dict[str, 
                 "order": float(mean_over_rows(order, p, seen.real).mean()),
                 "susceptibility": float(np.mean(criticality.susceptibility(of_examples, p.shape[-2]))),
                 "heat_capacity": float(mean_over_rows(criticality.heat_capacity(p), p, seen.real).mean()),
-                "correlation_length": criticality.correlation_length(criticality.correlation(fields)),
+                "correlation_length": criticality.correlation_length(criticality.correlation(p, known=pairs)),
                 **_law(law),
             }
         )

@@ -122,6 +122,15 @@ def test_an_ising_chain():
     assert criticality.susceptibility(spins.mean(1), length) == pytest.approx(math.exp(2 * coupling), rel=0.06)
 
 
+def test_correlations_are_those_of_what_is_known():
+    coupling = 0.7
+    spins = ising(coupling, 3000, 200)
+    known = rng().random(spins.shape) < 0.5
+    known[:, 150:] = False
+    found = criticality.correlation(np.where(known, 5 + spins, np.nan), 5, known)
+    np.testing.assert_allclose(found, math.tanh(coupling) ** np.arange(6), atol=0.01)
+
+
 def test_correlation_length_without_correlations():
     assert math.isnan(criticality.correlation_length(np.array([1.0, 0.0, 0.0])))
     assert math.isinf(criticality.correlation_length(np.ones(4)))

@@ -70,6 +70,14 @@ def test_what_padded_queries_attend_to_is_in_no_sweep(monkeypatch):
     np.testing.assert_equal(a, b)
 
 
+def test_queries_that_are_padding_in_some_examples_do_not_fluctuate(monkeypatch):
+    monkeypatch.setattr(of_criticality, "TEMPERATURES", (1.0,))
+    alike = np.broadcast_to(WEIGHTS[0][:1], WEIGHTS[0].shape)
+    real = np.arange(T) < np.array([[12], [12], [7], [3]])
+    (found,) = of_criticality.sweep(alike, SEEN._replace(real=real))
+    assert np.isnan(found["correlation_length"])
+
+
 def test_cascades_reach_no_more_than_there_is():
     made = report.Report({})
     of_criticality._cascades(made, SEEN)

@@ -15,6 +15,7 @@ import jax
 from jattn.config import Config
 from jattn.errors import UserError
 from jattn.training import processes
+from jattn.training.run import write_atomically
 from jattn.training.wandb_log import WandbLog
 
 Number = float | int
@@ -68,20 +69,24 @@ def ordered(names: Mapping[str, object]) -> list[str]:
 
 
 class CsvLog:
-    """A csv file that grows by whole rows of fixed columns.
+    """A csv file that grows by whole rows, which begin with their step. Its columns stay the same, but that a later
+    version of jattn may add some: in rows from before they are empty.
 
     Args:
       path: of the file; made by the first row.
-      position: bytes that are valid, from `position()` at the checkpoint that the run continues from; what
-        was written after it is cut off and will be written again. None continues at the end.
+      step: of the checkpoint that the run continues from: rows of later ones are cut off and will be written again.
+        0 begins anew.
+      position: what `position()` gave at that checkpoint.
+
+    Attributes:
+      is_short: whether the file holds less than it did at the checkpoint.
     """
 
-    def __init__(self, path: Path, position: int | None = None):
+    def __init__(self, path: Path, step: int = 0, position: int = 0):
         self._path = path
         self._file = path.open("ab")
-        self.is_short = position is not None and self._file.tell() < position
-        if position is not None and not self.is_short:
-            self._file.truncate(position)
+        self.is_short = self._file.tell() < position
+        self._file.truncate(_end(path, step))
         self._file.seek(0, os.SEEK_END)
         with path.open("rb") as file:
             self._header = file.readline()
@@ -97,12 +102,27 @@ class CsvLog:
             self._file.write(header)
             self._header = header
         if header != self._header:
-            raise UserError(
-                f"{self._path} has the columns {self._header.decode().strip()}, this run writes "
-                f"{header.decode().strip()}: begin anew with --restart"
-            )
+            old = self._header.decode().strip().split(",")
+            if not set(old) <= set(row):
+                raise UserError(
+                    f"{self._path} has the columns {','.join(old)}, this run writes "
+                    f"{header.decode().strip()}: begin anew with --restart"
+                )
+            self._widen(old, list(row))
         self._file.write((",".join(_format(value) for value in row.values()) + "\n").encode())
         self._file.flush()
+
+    def _widen(self, old: Sequence[str], columns: Sequence[str]) -> None:
+        """Gives the rows so far these columns, empty where they had none. Nobody sees a half of the file."""
+        self._file.close()
+        places = [old.index(name) if name in old else None for name in columns]
+        lines = [",".join(columns)]
+        for line in self._path.read_text().splitlines()[1:]:
+            fields = line.split(",")
+            lines.append(",".join("" if place is None else fields[place] for place in places))
+        write_atomically(self._path, "".join(f"{line}\n" for line in lines))
+        self._file = self._path.open("ab")
+        self._header = f"{lines[0]}\n".encode()
 
     def position(self) -> int:
         """Bytes of the file, once they lie on the disk."""
@@ -113,6 +133,19 @@ class CsvLog:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _end(path: Path, step: int) -> int:
+    """Bytes of a file up to its last whole row of this step or before; 0 if there is none."""
+    end = 0
+    with path.open("rb") as file:
+        header = file.readline()
+        for line in file:
+            first = line.split(b",")[0]
+            if not (line.endswith(b"\n") and first.isdigit() and int(first) <= step):
+                break
+            end = (end or len(header)) + len(line)
+    return end
 
 
 def read_csv(path: Path) -> dict[str, list[float | None]]:
@@ -133,7 +166,8 @@ class Records:
       folder: of the run.
       config: of the run, of which `logging` says what is written.
       positions: what `positions()` gave at the checkpoint the run continues from, or empty.
-      purge_step: TensorBoard hides what an interrupted run wrote at this step and later.
+      purge_step: the step after that checkpoint's; what an interrupted run wrote at this step and later is cut off the
+        csv files, and TensorBoard hides it.
 
     Raises:
       UserError: Weights & Biases refuses.
@@ -141,7 +175,7 @@ class Records:
 
     def __init__(self, folder: Path, config: Config, positions: Mapping[str, int], purge_step: int):
         names = (METRICS, TIMING)
-        self._files = {name: CsvLog(folder / name, positions[name] if positions else 0) for name in names}
+        self._files = {name: CsvLog(folder / name, purge_step - 1, positions.get(name, 0)) for name in names}
         self.short = [str(folder / name) for name, file in self._files.items() if file.is_short]
         self._wandb = None
         if config.logging.wandb != "off" and processes.is_first():

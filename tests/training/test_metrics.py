@@ -62,7 +62,7 @@ def test_the_order_of_columns_is_fixed():
 
 
 def test_rows_are_exact_text(tmp_path):
-    log = CsvLog(tmp_path / "m.csv", 0)
+    log = CsvLog(tmp_path / "m.csv")
     log.append({"step": 1, "train/loss": 0.1, "valid/loss": None})
     log.append({"step": 20, "train/loss": 1e-300, "valid/loss": float("nan")})
     log.close()
@@ -71,13 +71,15 @@ def test_rows_are_exact_text(tmp_path):
 
 
 def test_a_continued_file_is_cut_back_and_has_one_header(tmp_path):
-    log = CsvLog(tmp_path / "m.csv", 0)
+    log = CsvLog(tmp_path / "m.csv")
     log.append({"step": 1, "a": 2.0})
     position = log.position()
     log.append({"step": 2, "a": 3.0})
     log.close()
     assert position == len(b"step,a\n1,2.0\n")
-    log = CsvLog(tmp_path / "m.csv", position)
+    with (tmp_path / "m.csv").open("a") as file:
+        file.write("1")  # the beginning of 12,...
+    log = CsvLog(tmp_path / "m.csv", 1, position)
     assert not log.is_short
     log.append({"step": 2, "a": 4.0})
     log.close()
@@ -86,15 +88,37 @@ def test_a_continued_file_is_cut_back_and_has_one_header(tmp_path):
 
 def test_a_file_shorter_than_the_checkpoint_says_is_noticed_and_kept(tmp_path):
     (tmp_path / "m.csv").write_bytes(b"step,a\n1,2.0\n")
-    log = CsvLog(tmp_path / "m.csv", 500)
+    log = CsvLog(tmp_path / "m.csv", 8, 500)
     assert log.is_short
     log.append({"step": 9, "a": 1.0})
     assert log.position() == len(b"step,a\n1,2.0\n9,1.0\n")
     log.close()
 
 
+def test_a_file_without_a_checkpoint_begins_anew(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"step,old\n1,2.0\n")
+    log = CsvLog(tmp_path / "m.csv")
+    log.append({"step": 1, "a": 1.0})
+    log.close()
+    assert (tmp_path / "m.csv").read_bytes() == b"step,a\n1,1.0\n"
+
+
+def test_columns_of_a_later_version_are_added(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"step,a,b\n1,2.0,\n2,3.0,4.0\n")
+    position = len(b"step,a,b\n1,2.0,\n")
+    for last in (7.0, 8.0):  # the second time from the same checkpoint, which knows of the file as it was
+        log = CsvLog(tmp_path / "m.csv", 1, position)
+        assert not log.is_short
+        log.append({"step": 2, "new": 5.0, "a": 6.0, "b": None})
+        log.append({"step": 3, "new": None, "a": last, "b": 0.5})
+        assert log.position() == (tmp_path / "m.csv").stat().st_size
+        log.close()
+        expected = f"step,new,a,b\n1,,2.0,\n2,5.0,6.0,\n3,,{last},0.5\n"
+        assert (tmp_path / "m.csv").read_text() == expected
+
+
 def test_other_columns_are_refused(tmp_path):
-    log = CsvLog(tmp_path / "m.csv", 0)
+    log = CsvLog(tmp_path / "m.csv")
     log.append({"step": 1, "a": 2.0})
     with pytest.raises(UserError, match=r"columns step,a, this run writes step,b"):
         log.append({"step": 2, "b": 2.0})
@@ -102,7 +126,7 @@ def test_other_columns_are_refused(tmp_path):
 
 
 def test_reading_gives_back_what_was_written(tmp_path):
-    log = CsvLog(tmp_path / "m.csv", 0)
+    log = CsvLog(tmp_path / "m.csv")
     log.append({"step": 1, "a": 0.1 + 0.2, "b": None})
     log.append({"step": 3, "a": None, "b": 1e-7})
     log.close()

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jattn.core import SPARSE
+
 Maps = np.ndarray
 """Float64 (N, H, T, S)."""
 
@@ -19,10 +21,6 @@ TINY = 1e-12
 
 TOP = (1, 4, 16)
 """Numbers of keys whose mass is reported."""
-
-SPARSE = 0.1
-"""A key whose share is less than this part of an equal share is hardly attended to."""
-
 
 TITLES = {
     "entropy": "entropy, nats",

@@ -286,21 +286,20 @@ class Attention(nn.Module):
 
         "energies": `energy`, a scalar without gradient (see `energy_of`). A mechanism that is a part of another one
           sows it as that one's, so that it belongs to the block that both are in.
-        "intermediates": `statistics` (of each row, B H T) and `weights` (*B H T S, without dropout).
+        "intermediates": `statistics` (of each row's shares, B H T) and `weights` (*B H T S, without dropout).
         """
         if not self.is_asked_to_report():
             return
         over_queries = isinstance(terms["score"], core.OverQueries)
-        if over_queries:  # the logits are the logarithms of the weights: rows have no normaliser of their own
-            sums, lse = jnp.exp(lse), jnp.where(lse == -jnp.inf, lse, 0.0)
-        rows = how.statistics(q, k, lse, **terms)
-        if over_queries:
+        keys = visible_keys(inputs, core.features(k).shape[2], causal=self.causal)
+        rows = how.statistics(q, k, lse, **terms, keys=keys)
+        if over_queries:  # the logits are the logarithms of the weights
             own = core.statistics(q, k, lse, **(terms | {"score": terms["score"].score}))
-            rows = dataclasses.replace(rows, energy=own.energy)
+            rows = dataclasses.replace(rows, energy=own.energy, mean=own.mean, square=own.square)
 
         def weights() -> Array:
             found = core.weights(q, k, **terms)
-            return found * sums[..., None] if over_queries else found
+            return found * jnp.exp(lse)[..., None] if over_queries else found
 
         self.sow_report(inputs, self.energy_of(inputs, q, k, lse, terms, rows), rows, weights)
 
@@ -371,6 +370,20 @@ def real_pairs(inputs: Inputs, rows: core.Statistics) -> Float[Array, "B H T"]:
     if inputs.query_mask is None:
         return rows.pairs
     return jnp.where((inputs.query_mask != 0)[:, None], rows.pairs, 0.0)
+
+
+def visible_keys(inputs: Inputs, slots: int, *, causal: bool) -> Int[Array, "b h T"]:
+    """How many of all keys the call's mask and causality leave each query, whatever the mechanism makes of them."""
+    queries = inputs.offset + jnp.arange(inputs.x.shape[1])
+    visible = jnp.arange(slots)[None] <= queries[:, None] if causal else jnp.ones((queries.size, slots), bool)
+    visible = visible[None, None]
+    if inputs.pair_mask is not None:
+        visible = visible & inputs.pair_mask
+    if inputs.key_mask is not None:
+        visible = visible & (inputs.key_mask != 0)[:, None, None]
+        if inputs.key_mask.dtype != jnp.bool_:
+            visible = visible & (inputs.query_mask[:, None, :, None] == inputs.key_mask[:, None, None])
+    return visible.sum(-1, dtype=jnp.int32)
 
 
 def mean_over_pairs(values: Float[Array, "B H T"], pairs: Float[Array, "B H T"]) -> Float[Array, ""]:

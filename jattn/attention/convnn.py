@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jattn.attention import convnn_candidates as sampling
 from jattn.attention import convnn_neighbours as neighbours
 from jattn.attention import cost
-from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs
+from jattn.attention.base import Attention, Inputs, mean_over_pairs, real_pairs, visible_keys
 from jattn.attention.convnn_candidates import Candidates, Places
 from jattn.attention.convnn_convolution import Kind, RankConvolution
 from jattn.attention.convnn_cost import convnn_cost
@@ -204,10 +204,11 @@ class ConvNNAttention(Attention):
 
     def _report(self, inputs: Inputs, ranks: Ranks, norms: Float[Array, " K"], slots: int) -> None:
         """Sows the mean |similarity| over candidate pairs, and each rank's weight times the norm of its C_r."""
-        slot, weights = ranks.slot, ranks.weights()
-        rows = neighbours.statistics(ranks.pairs, slot, weights)
+        slot, weights = ranks.slot, ranks.weights() * norms[None, None, None]
+        keys = visible_keys(inputs, slots, causal=self.causal)
+        rows = neighbours.statistics(ranks.pairs, slot, weights, keys)
         energy = mean_over_pairs(rows.energy, real_pairs(inputs, rows))
-        self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights * norms[None, None, None], slots))
+        self.sow_report(inputs, energy, rows, lambda: neighbours.matrix(slot, weights, slots))
 
     def weights(
         self, x: Float[Array, "*B T C"], mask: AttentionMask | None = None, *, context: Array | None = None

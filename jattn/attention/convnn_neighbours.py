@@ -243,18 +243,27 @@ def matrix(slot: Int[Array, "B H T K"], weights: Float[Array, "B H T K"], slots:
     return jax.vmap(jax.vmap(jax.vmap(row)))(slot, weights)
 
 
-def statistics(pairs: Pairs, slot: Int[Array, "B H T K"], weights: Float[Array, "B H T K"]) -> core.Statistics:
-    """Energy and pairs over all candidates; the others of the neighbours' shares in the sum of |weights|."""
+def statistics(
+    pairs: Pairs, slot: Int[Array, "B H T K"], weights: Float[Array, "B H T K"], keys: Int[Array, "b h T"]
+) -> core.Statistics:
+    """Energy, pairs, mean and square over all candidates; the others of the neighbours' shares in the sum of |weights|.
+
+    keys: as in `core.statistics`.
+    """
     slot, weights = jax.lax.stop_gradient((slot, weights))
     no_lse = jnp.zeros(weights.shape[:3], weights.dtype)
     rows = core.statistics(pairs.rows, pairs.columns, no_lse, score=pairs.score, mask=pairs.mask)
     total = jnp.sum(jnp.abs(weights), -1, keepdims=True)
     shares = jnp.abs(weights) / jnp.where(total > 0, total, 1.0)
     distance = jnp.abs(pairs.rows["place"][..., None] - slot)
+    visible = jnp.maximum(keys, 1)
+    attended = jnp.sum(shares >= core.SPARSE / visible[..., None], -1)
     return dataclasses.replace(
         rows,
         entropy=-jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0), -1),
         distance=jnp.sum(shares * distance, -1),
         largest=jnp.max(shares, -1),
         first=jnp.sum(jnp.where(slot == 0, shares, 0.0), -1),
+        diagonal=jnp.sum(jnp.where(distance == 0, shares, 0.0), -1),
+        sparsity=jnp.where(total[..., 0] > 0, 1 - attended / visible, 0.0),
     )

@@ -92,12 +92,22 @@ class ResidueClasses:
         found = core.attend(q, k, fold(v, self._count(length)), **terms, dropout=dropout, implementation=implementation)
         return jax.tree.map(lambda x: unfold(x, self._count(length), length), found)
 
-    def statistics(self, q: Tokens, k: Tokens, lse: Float[Array, "B H T"], **terms: Any) -> core.Statistics:
+    def statistics(
+        self,
+        q: Tokens,
+        k: Tokens,
+        lse: Float[Array, "B H T"],
+        *,
+        keys: Int[Array, "b h T"] | None = None,
+        **terms: Any,
+    ) -> core.Statistics:
         """`core.statistics` of every class."""
         batch, _, length = lse.shape
         classes = self._count(length)
         q, k, terms = self._classes(q, k, terms, batch, length)
-        found = core.statistics(q, k, fold(lse, classes), **terms)
+        keys = jnp.full((batch, 1, length), length) if keys is None else keys
+        keys = fold(jnp.broadcast_to(keys, (batch, *keys.shape[1:])), classes)
+        found = core.statistics(q, k, fold(lse, classes), **terms, keys=keys)
         holds_first = (jnp.arange(batch * classes) % classes == 0)[:, None, None]
         found = dataclasses.replace(
             found, distance=classes * found.distance, first=jnp.where(holds_first, found.first, 0.0)

@@ -11,7 +11,7 @@ from jattn.core.patterns import Blocks, Shifted, StretchedBias, StretchedMask, S
 from jattn.core.pieces import in_pieces
 from jattn.core.scores import MLP, Added, Distance, Dot, Filled, Penalized, features, root
 from jattn.core.spans import SoftSpan, TriangleWave
-from jattn.core.statistics import Statistics, mean_energy, statistics
+from jattn.core.statistics import SPARSE, Statistics, mean_energy, statistics
 from jattn.core.storing import stored
 from jattn.core.threshold import AtLeast, thresholds
 from jattn.core.weights import weights
@@ -20,6 +20,7 @@ from jattn.core.windows import ByLag, BySlot, NearBlocks, XPos
 __all__ = [
     "IMPLEMENTATIONS",
     "MLP",
+    "SPARSE",
     "Added",
     "All",
     "Allowed",

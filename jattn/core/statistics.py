@@ -12,6 +12,9 @@ from jattn.core.scores import Dot
 from jattn.core.sharding import of_pairs
 from jattn.types import Array, Float, Int, Tokens
 
+SPARSE = 0.1
+"""A key whose weight is less than this part of an equal share is hardly attended to."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Statistics:
     distance: mean |t - s| under its weights, in tokens.
     largest: its largest weight.
     first: its weight on key 0.
+    diagonal: its weight on the key at its own position.
+    sparsity: the part of its keys (see `statistics`) with less than `SPARSE` of an equal share of them.
     mean, square: mean score and mean squared score over its allowed pairs.
     """
 
@@ -33,6 +38,8 @@ class Statistics:
     distance: Float[Array, "B H T"]
     largest: Float[Array, "B H T"]
     first: Float[Array, "B H T"]
+    diagonal: Float[Array, "B H T"]
+    sparsity: Float[Array, "B H T"]
     mean: Float[Array, "B H T"]
     square: Float[Array, "B H T"]
 
@@ -46,17 +53,23 @@ def statistics(
     bias: Any = None,
     mask: Any = None,
     offset: int | Int[Array, ""] = 0,
+    keys: Int[Array, "b h T"] | None = None,
 ) -> Statistics:
     """Statistics of the weights that `attend` computed for the same arguments, given the lse that it returned.
 
-    Gradients are stopped. O(T) memory. Arguments as in `jattn.core.attend`, dropout left out.
+    Gradients are stopped. O(T) memory. Arguments as in `jattn.core.attend`, dropout left out, and
+
+    keys: how many keys sparsity is a part of, for each query; more than bias and mask leave it, if a mechanism hides
+      some by its own choice. None = S.
     """
+    if keys is None:
+        keys = jnp.full((1, 1, lse.shape[2]), jax.tree.leaves(k)[0].shape[2])
     q, k, lse, score, bias, mask = jax.lax.stop_gradient((q, k, lse, score, bias, mask))
-    return of_pairs(_by_blocks, {"tokens": q, "lse": lse}, k, score, bias, mask, offset)
+    return of_pairs(_by_blocks, {"tokens": q, "lse": lse, "keys": keys}, k, score, bias, mask, offset)
 
 
 def _by_blocks(call: Call) -> Statistics:
-    lse = call.q["lse"]
+    lse, keys = call.q["lse"], call.q["keys"]
     call = dataclasses.replace(call, q=call.q["tokens"])
     grid = blocks.grid(call.queries, call.keys)
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
@@ -64,12 +77,15 @@ def _by_blocks(call: Call) -> Statistics:
     tokens = grid.query_blocks * grid.query_block
     precise = lse.dtype
     lse = blocks.Slices(blocks.padded(jnp.where(lse == -jnp.inf, jnp.inf, lse), tokens, value=jnp.inf), tokens)
+    keys = blocks.Slices(keys, tokens)
 
     def query_block(i: Array, rows: tuple[Array, ...]) -> tuple[Array, ...]:
         q, lse_block = view.queries(i), call.without_ones(lse.block(i, grid.query_block))
+        visible = jnp.maximum(call.without_ones(keys.block(i, grid.query_block)), 1)
+        little = SPARSE / visible[..., None]
 
         def key_block(j: Array, carry: tuple) -> tuple:
-            energy, pairs, surprise, distance, largest, first, total, square = carry
+            energy, pairs, surprise, distance, largest, first, diagonal, attended, total, square = carry
             k, _ = view.keys(j)
             scores = view.scores(call.score, q, k, i, j)
             logits = view.logits(scores, q, k, i, j)
@@ -86,16 +102,19 @@ def _by_blocks(call: Call) -> Statistics:
                 distance + (weights * lag).sum(-1),
                 jnp.maximum(largest, weights.max(-1)),
                 first + jnp.where(j == 0, weights[..., 0], 0.0),
+                diagonal + jnp.where(lag == 0, weights, 0.0).sum(-1),
+                attended + (weights >= little).sum(-1),
                 total + scores.sum(-1),
                 square + jnp.square(scores).sum(-1),
             )
 
         zero = call.without_ones(jnp.zeros((*call.heads, grid.query_block), precise))
         start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
-        sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 8)
-        energy, pairs, *of_weights, total, square = sums
+        sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 10)
+        energy, pairs, *of_weights, attended, total, square = sums
         energy, total, square = (x / jnp.maximum(pairs, 1) for x in (energy, total, square))
-        found = jax.tree.map(call.with_ones, (energy, pairs, *of_weights, total, square))
+        sparsity = jnp.where(pairs > 0, 1 - attended / visible, 0.0)
+        found = jax.tree.map(call.with_ones, (energy, pairs, *of_weights, sparsity, total, square))
         return blocks.written(rows, found, i * grid.query_block)
 
     rows = (jnp.zeros((*call.heads, tokens), precise),) * len(dataclasses.fields(Statistics))

@@ -17,7 +17,7 @@ from jattn.types import Array, Bool, Float, PyTree
 EXAMPLES = 8
 """The first so many of the split that the run validates on."""
 
-ROWS = ("entropy", "distance", "largest", "first")
+ROWS = ("entropy", "distance", "largest", "first", "diagonal", "sparsity")
 """Fields of `core.Statistics` that are averaged over queries; energies are over pairs."""
 
 
@@ -82,8 +82,21 @@ def real_tokens(model: Transformer, inputs: Array | np.ndarray, length: int) -> 
 
 
 def _means(rows: core.Statistics, real: Bool[Array, "B T"]) -> dict[str, Float[Array, ""]]:
-    """Means over heads and over real queries that have keys, and the energy over their pairs."""
+    """Means over heads and over real queries that have keys, and of the scores of their pairs:
+
+    energy: mean magnitude; energy_spread: standard deviation of the scores, all queries, heads and examples together.
+    """
     pairs = jnp.where(real[:, None], rows.pairs, 0.0)
     counted = (pairs > 0).astype(pairs.dtype)
-    values = {name: (getattr(rows, name), counted) for name in ROWS} | {"energy": (rows.energy, pairs)}
-    return {name: (x * weight).sum() / jnp.maximum(weight.sum(), 1.0) for name, (x, weight) in values.items()}
+
+    def mean(values: Array, weight: Array) -> Array:
+        return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+    by_row = {name: getattr(rows, name) for name in ROWS} | {"keys": jnp.exp(rows.entropy)}
+    # Apart within and between queries: the square of the mean of all would take the digits of a small spread.
+    within = jnp.maximum(rows.square - jnp.square(rows.mean), 0.0)
+    between = jnp.square(rows.mean - mean(rows.mean, pairs))
+    return {name: mean(values, counted) for name, values in by_row.items()} | {
+        "energy": mean(rows.energy, pairs),
+        "energy_spread": jnp.sqrt(mean(within + between, pairs)),
+    }

@@ -9,6 +9,9 @@ from jattn.analysis.selection import Selection
 from jattn.training.run import read_config
 
 LEFT_OUT = ("train/learning_rate", "train/voided_steps")
+SPREAD = "_spread"
+"""At the end of the name of a quantity that is drawn as the spread of another one."""
+
 COLUMNS = ("first", "halfway", "last", "best", "best_step", "level", "spread", "slope")
 
 
@@ -36,12 +39,14 @@ def report(selection: Selection) -> Report:
     }
     made = Report(values, tables=[table("Convergence", ("quantity", "run", *COLUMNS), rows)])
     logarithmic = [name for name in over if name.endswith(("/perplexity", "/grad_norm"))]
-    made.figures["curves"] = pictures.lines(over, "step", log_y=logarithmic)
+    spreads = {name.removesuffix(SPREAD): of for name, of in over.items() if name.endswith(SPREAD)}
+    panels = {name: of for name, of in over.items() if not name.endswith(SPREAD)}
+    made.figures["curves"] = pictures.lines(panels, "step", log_y=logarithmic, spreads=spreads)
     if not any(name.endswith("/energy") for name in over):
         made.notes.append("no run logged energies: --config.logging.attention_every=100 makes one do so")
     return made
 
 
 def _is_pattern(name: str) -> bool:
-    """Whether a column is one of those that `--what=dynamics` draws; energies belong here too."""
-    return name.startswith("attention/") and not name.endswith("/energy")
+    """Whether a column is one of those that `--what=dynamics` draws; energies and their spreads belong here too."""
+    return name.startswith("attention/") and not name.endswith(("/energy", f"/energy{SPREAD}"))

@@ -15,11 +15,12 @@ from jattn.training.run import read_config
 from jattn.training.trained import open_trained
 
 SHOWN = tuple(patterns.TITLES)
-LOGGED = {name: patterns.TITLES[name] for name in ("entropy", "distance", "first")} | {
+LOGGED = patterns.TITLES | {
     "largest": patterns.TITLES["top_1"],
     "energy": "energy, mean |score|",
+    "energy_spread": "standard deviation of scores",
 }
-"""Statistics that the log holds, and what their axes say."""
+"""What axes say of statistics in the log."""
 
 
 def report(selection: Selection) -> Report:

@@ -137,6 +137,7 @@ def lines(
     log_x: int | None = None,
     log_y: Sequence[str] = (),
     same_x: bool = False,
+    spreads: Mapping[str, Mapping[str, Points]] | None = None,
 ) -> Figure:
     """Curves, one panel a quantity.
 
@@ -146,7 +147,9 @@ def lines(
       log_x: base of a logarithmic x; None = linear.
       log_y: quantities whose y is.
       same_x: all panels span the same x, where a curve of some has a value or not.
+      spreads: as panels, of quantities that have a standard deviation: a thin dotted curve beside their own.
     """
+    spreads = spreads or {}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
@@ -159,7 +162,9 @@ def lines(
         for label, (x, y) in curves.items():
             look = figures.look(labels.index(label)) | {"markersize": 3 if len(x) < 50 else 0, "linewidth": 1.2}
             (shown[label],) = axes.plot(x, y, **look)
-        axes.set(xlabel=x_label, ylabel=name)
+            if label in spreads.get(name, {}):
+                axes.plot(*spreads[name][label], color=look["color"], linestyle=":", linewidth=1.0)
+        axes.set(xlabel=x_label, ylabel=f"{name}\n(dotted: spread)" if name in spreads else name)
         axes.grid(alpha=0.3)
         if log_x:
             axes.set_xscale("log", base=log_x)

@@ -7,8 +7,9 @@ import pytest
 
 from jattn import config_json
 from jattn.__main__ import main
-from jattn.analysis import of_dynamics
+from jattn.analysis import of_convergence, of_dynamics
 from jattn.analysis.convergence import curves, laid_over, names, summary
+from jattn.analysis.selection import Selection
 from jattn.config import Config, DataConfig, ModelConfig
 from jattn.errors import UserError
 
@@ -80,6 +81,22 @@ def test_statistics_in_the_log(logged):
     assert of_dynamics.logged(logged / "a") == {
         "entropy": {"0": {"step": [5.0, 10.0], "value": [1.5, 1.0]}, "1": {"step": [5.0, 10.0], "value": [2.5, 2.0]}}
     }
+
+
+def test_energies_are_drawn_with_their_spread_where_the_log_has_it(logged):
+    """A run of before spreads were logged has the mean alone."""
+    columns = "step,train/loss,attention/block_0/energy,attention/block_0/"
+    (logged / "a" / "metrics.csv").write_text(f"{columns}entropy\n5,1.0,1.5,2.5\n10,0.5,1.0,2.0\n")
+    (logged / "b" / "metrics.csv").write_text(f"{columns}energy_spread\n5,1.0,1.75,0.5\n10,0.5,1.0,0.25\n")
+    made = of_convergence.report(Selection((logged / "a", logged / "b")))
+    loss, _, energy = made.figures["curves"].axes
+    mean, spread = energy.lines[1:]
+    assert [list(line.get_ydata()) for line in energy.lines] == [[1.5, 1.0], [1.75, 1.0], [0.5, 0.25]]
+    assert (spread.get_linestyle(), spread.get_color()) == (":", mean.get_color())
+    assert energy.get_ylabel() == "attention/block_0/energy\n(dotted: spread)"
+    assert (len(loss.lines), loss.get_ylabel()) == (2, "train/loss")
+    assert made.values["summary"]["attention/block_0/energy_spread"]["b"]["last"] == 0.25
+    assert "attention/block_0/entropy" not in made.values["curves"]
 
 
 def test_command(logged, capsys):

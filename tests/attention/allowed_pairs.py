@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattn.core import SPARSE
 from tests import calls
 
 
@@ -49,6 +50,16 @@ def check(module, variables, x, mask, allowed, scale=None):
     np.testing.assert_allclose(_of_real(rows.distance, real), _of_real(distance, real), atol=2e-5)
     np.testing.assert_allclose(_of_real(rows.first, real), _of_real(weights[..., 0], real), atol=2e-6)
     np.testing.assert_array_equal(_of_real(rows.pairs, real), _of_real(pairs.sum(-1), real))
+    # What a mechanism's window hides is among the keys that get no share.
+    visible = np.broadcast_to(real[:, None], (*real.shape, x.shape[1]))
+    if mask is not None:
+        visible = visible & (np.asarray(mask)[:, :, None] == np.asarray(mask)[:, None])
+    if module.causal:
+        visible = np.tril(visible)
+    visible = np.maximum(visible.sum(-1), 1)[:, None]
+    sparsity = 1 - (weights >= SPARSE / visible[..., None]).sum(-1) / visible
+    sparsity = np.where(pairs.any(-1), sparsity, 0)
+    np.testing.assert_allclose(_of_real(rows.sparsity, real), _of_real(sparsity, real), atol=1e-6)
 
 
 def _of_real(rows, real):

@@ -9,8 +9,6 @@ import numpy as np
 class Expected(NamedTuple):
     y: np.ndarray
     weights: np.ndarray
-    distance: np.ndarray
-    largest: np.ndarray
     similarities: list  # (b, t, |similarity|) of every candidate pair
 
     def energy(self, real):
@@ -31,7 +29,6 @@ def oracle(module, params, x, context, allowed, chosen, lengths, *, crossed):
     k, q, v = project("key", x), project("query", context), project("value", context)
     batch, heads, count, head_dim = k.shape
     weights = np.zeros((batch, heads, count, q.shape[2]))
-    distance, largest = np.zeros((2, batch, heads, count))
     merged, similarities = np.zeros((batch, count, heads, head_dim)), []
     maps = rank_maps(module, params["conv"])
     for b, h, t in np.ndindex(batch, heads, count):
@@ -67,12 +64,9 @@ def oracle(module, params, x, context, allowed, chosen, lengths, *, crossed):
                 value = np.append(value, 2 * s / (lengths[b] - 1) - 1)
             out += weight * value @ maps[rank]
             weights[b, h, t, s] += weight * norm(module, maps[rank])
-            share = abs(weight) / np.abs(present).sum()
-            distance[b, h, t] += share * abs(t - s)
-            largest[b, h, t] = max(largest[b, h, t], share)
         merged[b, t, h] = out
     y = np.einsum("bthd,hdc->btc", merged, params["out"]["kernel"]) + params["out"]["bias"]
-    return Expected(y, weights, distance, largest, similarities)
+    return Expected(y, weights, similarities)
 
 
 def similarity(module, key, query, head_dim):

@@ -10,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from jattn.analysis import patterns
 from jattn.attention import ConvNNAttention, SoftmaxAttention
 from jattn.attention.mechanism import mechanism
 from jattn.errors import UserError
@@ -123,9 +124,18 @@ def test_output_weights_and_energy_are_those_of_the_equation(call):
     np.testing.assert_array_equal(sown["intermediates"]["weights"][0], found)
     real = np.ones((B, T), bool) if mask is None or mask.ndim > 2 or crossed else np.asarray(mask)
     np.testing.assert_allclose(sown["energies"]["energy"][0], expected.energy(real), rtol=1e-4, atol=1e-6)
-    statistics = sown["intermediates"]["statistics"][0]
-    np.testing.assert_allclose(statistics.distance, expected.distance, atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(statistics.largest, expected.largest, atol=1e-5)
+    rows, shares = sown["intermediates"]["statistics"][0], patterns.shares(expected.weights)
+    some = shares.any(-1)
+    visible = np.maximum(allowed.sum(-1), 1)
+    attended = (shares >= patterns.SPARSE / visible[..., None]).sum(-1)
+    for name, value in {
+        "entropy": patterns.entropy(shares),
+        "distance": patterns.distance(shares),
+        "largest": patterns.top(shares, 1),
+        "diagonal": patterns.on_diagonal(shares),
+        "sparsity": np.where(some, 1 - attended / visible, 0),
+    }.items():
+        np.testing.assert_allclose(getattr(rows, name), value, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 def pull(module, variables, x, context=None):

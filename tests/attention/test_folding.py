@@ -64,8 +64,10 @@ def same(how, terms, length, extra=lambda length: {}):
     found, expected = both(how.attend, None), both(core.attend, "dense")
     chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
     lse = expected[0][1][1]
-    rows, reference = (jax.jit(by.statistics)(q, k, lse, **terms) for by in (how, core))
-    chex.assert_trees_all_close(rows, reference, atol=2e-5, rtol=1e-4)
+    keys = jnp.asarray(np.random.default_rng(1).integers(length, 9 * length, (1, 1, length)))
+    for given in ({}, {"keys": keys}):
+        rows, reference = (jax.jit(by.statistics)(q, k, lse, **terms, **given) for by in (how, core))
+        chex.assert_trees_all_close(rows, reference, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

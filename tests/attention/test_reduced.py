@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jattn.analysis import patterns
 from jattn.attention import EfficientAttention, OptimisedAttention, SoftmaxAttention, SuperAttention
 from jattn.attention.base import Lacking
 from jattn.attention.softmax_axis import check_softmax_axis
@@ -137,8 +138,11 @@ def test_output_weights_and_energy_are_those_of_the_equation(name):
     real = np.ones((B, T), bool) if mask is None or context is not None or mask.ndim > 2 else np.asarray(mask) != 0
     pairs = np.broadcast_to((allowed & real[..., None])[:, None], scores.shape)
     np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
-    entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)), -1)
-    np.testing.assert_allclose(sown["intermediates"]["statistics"][0].entropy, entropy, atol=2e-5)
+    rows, shares = sown["intermediates"]["statistics"][0], patterns.shares(weights)
+    np.testing.assert_allclose(rows.entropy, patterns.entropy(shares), atol=2e-5)
+    some = np.broadcast_to(allowed[:, None], scores.shape).any(-1)
+    means = np.where(allowed[:, None], scores, 0).sum(-1) / np.maximum(allowed.sum(-1), 1)[:, None]
+    np.testing.assert_allclose(rows.mean, np.where(some, means, 0), atol=2e-5)
 
 
 @pytest.mark.parametrize("made", [OPTIMISED, EfficientAttention, SUPER])

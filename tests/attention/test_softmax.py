@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jattn import core
 from jattn.attention import SoftmaxAttention
 from jattn.errors import UserError
 from tests import calls
@@ -122,7 +123,11 @@ def test_output_weights_and_energy_are_those_of_the_equation(call):
     pairs = np.broadcast_to(allowed & real[:, None, :, None], scores.shape)
     np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
     entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)), -1)
-    np.testing.assert_allclose(sown["intermediates"]["statistics"][0].entropy, entropy, atol=2e-5)
+    rows = sown["intermediates"]["statistics"][0]
+    np.testing.assert_allclose(rows.entropy, entropy, atol=2e-5)
+    visible = np.broadcast_to(allowed, scores.shape).sum(-1)
+    attended = (weights >= core.SPARSE / np.maximum(visible, 1)[..., None]).sum(-1)
+    np.testing.assert_allclose(rows.sparsity, np.where(visible, 1 - attended / np.maximum(visible, 1), 0), atol=1e-6)
 
 
 class Variants(chex.TestCase):

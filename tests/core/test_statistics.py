@@ -1,11 +1,13 @@
 """Statistics by blocks against NumPy on the full matrix of weights."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.core import attend, mean_energy, statistics, weights
+from jattn.core import SPARSE, attend, mean_energy, statistics, weights
 from jattn.core.call import group
 from jattn.core.choice import Request
 from jattn.core.dense import logits
@@ -57,10 +59,15 @@ def test_statistics_equal_numpy(name):
         "first": weights[..., 0],
         "mean": np.where(allowed, scores, 0).sum(-1) / np.maximum(allowed.sum(-1), 1),
         "square": np.where(allowed, np.square(scores), 0).sum(-1) / np.maximum(allowed.sum(-1), 1),
+        "diagonal": np.where(lag == 0, weights, 0).sum(-1),
     }
+    keys = np.random.default_rng(0).integers(allowed.sum(-1).max(), 2 * values.shape[3], (1, 1, values.shape[2]))
+    enough = (weights >= SPARSE / keys[..., None]).sum(-1)
+    expected["sparsity"] = np.where(some, 1 - enough / keys, 0)
     arguments = {name: part for name, part in call.items() if name != "v"}
     lse = jnp.asarray(attended(call)[1])
-    found = jax.jit(lambda: statistics(lse=lse, **arguments))()
+    found = jax.jit(lambda: statistics(lse=lse, keys=jnp.asarray(keys), **arguments))()
+    assert set(expected) == {field.name for field in dataclasses.fields(found)}
     for field, value in expected.items():
         np.testing.assert_allclose(getattr(found, field), value, atol=2e-4, rtol=1e-4, err_msg=field)
     pairs = allowed.sum()
@@ -81,6 +88,9 @@ def test_closed_form_of_uniform_attention():
     np.testing.assert_allclose(np.asarray(found.distance)[1, 5], t / 2, rtol=1e-4)
     np.testing.assert_allclose(np.asarray(found.first)[1, 2], 1 / (t + 1), rtol=1e-4)
     np.testing.assert_array_equal(np.asarray(found.pairs)[0, 3], t + 1)
+    np.testing.assert_allclose(np.asarray(found.diagonal)[0, 1], 1 / (t + 1), rtol=1e-4)
+    # Of all 283 keys: those that are not attended to are the later ones.
+    np.testing.assert_allclose(np.asarray(found.sparsity)[1, 4], 1 - (t + 1) / 283, atol=1e-6)
     np.testing.assert_array_equal(found.energy, 0.0)
 
 

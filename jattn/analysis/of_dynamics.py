@@ -73,7 +73,7 @@ def report(selection: Selection) -> Report:
     if log := logged(workdir):
         made.values["log"] = log
         panels = {
-            LOGGED[name]: {f"layer {layer}": (of["step"], of["value"]) for layer, of in layers.items()}
+            LOGGED.get(name, name): {f"layer {layer}": (of["step"], of["value"]) for layer, of in layers.items()}
             for name, layers in log.items()
         }
         made.figures["log"] = pictures.lines(panels, "step")

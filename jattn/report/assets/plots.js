@@ -244,9 +244,10 @@ const byDepth = (i, count) => ({ colour: css(ramp()[Math.round(90 + (165 * i) / 
 
 function dynamicsPanel(panel, page) {
   const statistics = Object.keys(page.dynamics);
-  const first = page.dynamics[statistics[0]];
-  const cells = page.cells.filter((name) => first[name]);
-  const layers = [...new Set(cells.flatMap((name) => Object.keys(first[name])))];
+  // Cells need not have logged the same statistics.
+  const ofAll = Object.values(page.dynamics);
+  const cells = page.cells.filter((name) => ofAll.some((found) => found[name]));
+  const layers = [...new Set(ofAll.flatMap((found) => Object.values(found).flatMap(Object.keys)))];
   const state = { statistic: statistics.includes("entropy") ? "entropy" : statistics[0], of: `cell ${cells[0]}`, hidden: new Set() };
   const place = make("div", { className: "drawing" });
   const below = make("div");

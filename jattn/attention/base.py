@@ -291,7 +291,7 @@ class Attention(nn.Module):
         if not self.is_asked_to_report():
             return
         over_queries = isinstance(terms["score"], core.OverQueries)
-        keys = visible_keys(inputs, core.features(k).shape[2], causal=self.causal)
+        keys = visible_keys(inputs, jax.tree.leaves(k)[0].shape[2], causal=self.causal)
         rows = how.statistics(q, k, lse, **terms, keys=keys)
         if over_queries:  # the logits are the logarithms of the weights
             own = core.statistics(q, k, lse, **(terms | {"score": terms["score"].score}))

@@ -21,6 +21,8 @@ from jattn.report.shown import Cell, Shown
 
 RUNS, LAYERS, HEADS, TOKENS, POINTS, REPEATS = 50, 12, 12, 64, 200, 20
 
+LOGGED = ("entropy", "keys", "distance", "largest", "first", "diagonal", "sparsity", "energy", "energy spread")
+
 CHOICES = {
     "head": ("Head", [str(i) for i in range(1, HEADS)]),
     "layer": ("Layer", [str(i) for i in range(1, LAYERS)]),
@@ -89,7 +91,7 @@ def made() -> str:
         "curves": [{"title": t, "factor": 1, "cells": {n: curve() for n in names}} for t in ("loss", "accuracy")],
         "differences": [],
         "points": [],
-        "dynamics": {s: {n: {i: curve() for i in layers} for n in names} for s in ("entropy", "distance")},
+        "dynamics": {s: {n: {i: curve() for i in layers} for n in names} for s in LOGGED},
         "attention": [
             {
                 "cell": name,

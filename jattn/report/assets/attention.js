@@ -236,21 +236,13 @@ function attentionPanel(panel, page) {
 
   /** A statistic over the layers of every cell: means over heads. */
   function drawAcross(place, name) {
-    const made = figure({ x_axis_label: "layer", y_axis_label: `${name}, mean over heads`, height: 340 });
-    made.below[0].ticker = new Bokeh.FixedTicker({ ticks: [...new Set(page.attention.flatMap((of) => of.layers))] });
-    const hidden = new Set();
-    const looks = [];
-    const drawn = page.attention.flatMap((of) => {
-      const values = of.statistics[name];
-      if (!values) return [];
-      looks.push(look(page, of.cell));
-      const mean = (own) => own.reduce((sum, value) => sum + (value ?? NaN), 0) / own.length;
-      return [{ name: of.cell, ...drawLine(made, of.cell, looks.at(-1), { x: of.layers, y: values.map(mean) }, of.cell === page.baseline) }];
-    });
-    hover(made, drawn.map(({ line }) => line), [["cell", "@name"], ["layer", "@x"], [name, "@y{0.000}"]]);
-    const update = () => drawn.forEach((one) => one.drawn.forEach((part) => (part.visible = !hidden.has(one.name))));
-    place.below.replaceChildren(...(drawn.length > 1 ? [legend(drawn.map(({ name }) => name), looks, hidden, update)] : []));
-    return show(place.plot, made);
+    const mean = (own) => own.reduce((sum, value) => sum + (value ?? NaN), 0) / own.length;
+    const shown = page.attention.filter((of) => of.statistics[name]);
+    const curves = Object.fromEntries(shown.map((of) => [of.cell, { x: of.layers, y: of.statistics[name].map(mean) }]));
+    const looks = shown.map((of) => look(page, of.cell));
+    const ticks = [...new Set(page.attention.flatMap((of) => of.layers))];
+    const options = { figure: { height: 340 }, what: "cell", x: "layer", y: `${name}, mean over heads`, ticks, thick: page.baseline };
+    return lines(place.plot, place.below, curves, looks, new Set(), options);
   }
 
   function choiceOfQuery(event) {

@@ -52,21 +52,43 @@ const source = (data) => new Bokeh.ColumnDataSource({ data });
 /** What is missing becomes a gap. */
 const scaled = (values, factor) => values.map((value) => (value === null ? NaN : factor * value));
 
-/** One line, with its band where it has one; returns the line and all that is drawn. */
-function drawLine(made, name, { colour, dash }, { x, y, low, high }, thick) {
-  const data = source({ x, y: scaled(y, 1), name: x.map(() => name) });
-  const line = made.line({ field: "x" }, { field: "y" }, {
-    source: data, line_color: colour, line_width: thick ? 3 : 1.8, line_dash: dash, line_join: "round",
-    level: thick ? "overlay" : "glyph", // the baseline lies above the others
+/**
+ * Lines by name, with their bands where they have some: all lines by one glyph, as 50 take Bokeh a second and a half.
+ * The thick one lies above the others. Returns the glyph, and a function that shows all names but the hidden ones.
+ */
+function drawLines(made, curves, looks, thick) {
+  const rows = Object.entries(curves).map(([name, curve], i) => ({ name, ...curve, ...looks[i], wide: name === thick }));
+  const bands = rows.filter(({ low }) => low).map(({ name, x, low, high, colour }) => {
+    const fill = { source: source({ x, low, high }), fill_color: colour, fill_alpha: 0.13 };
+    return [name, made.varea({ field: "x" }, { field: "low" }, { field: "high" }, fill)];
   });
-  const drawn = [line];
-  if (low) {
-    const ends = source({ x, low, high });
-    const fill = { source: ends, fill_color: colour, fill_alpha: 0.13 };
-    drawn.unshift(made.varea({ field: "x" }, { field: "low" }, { field: "high" }, fill));
-  }
-  if (x.length === 1) drawn.push(made.scatter({ field: "x" }, { field: "y" }, { source: data, color: colour, size: 6 }));
-  return { line, drawn };
+  rows.sort((a, b) => a.wide - b.wide);
+  const columns = (hidden) => {
+    const shown = rows.filter(({ name }) => !hidden.has(name));
+    const points = shown.filter(({ x }) => x.length === 1);
+    const look = (some) => ({ name: some.map(({ name }) => name), colour: some.map(({ colour }) => colour) });
+    return {
+      lines: {
+        ...look(shown), x: shown.map(({ x }) => x), y: shown.map(({ y }) => scaled(y, 1)),
+        dash: shown.map(({ dash }) => dash), width: shown.map(({ wide }) => (wide ? 3 : 1.8)),
+      },
+      points: { ...look(points), x: points.map(({ x }) => x[0]), y: points.map(({ y }) => scaled(y, 1)[0]) },
+    };
+  };
+  const at = [{ field: "x" }, { field: "y" }];
+  const first = columns(new Set());
+  const [lined, dotted] = [source(first.lines), source(first.points)];
+  const line = made.multi_line(...at, {
+    source: lined, line_color: { field: "colour" }, line_dash: { field: "dash" }, line_width: { field: "width" }, line_join: "round",
+  });
+  made.scatter(...at, { source: dotted, color: { field: "colour" }, size: 6 });
+  const hide = (hidden) => {
+    const { lines, points } = columns(hidden);
+    Object.assign(lined, { data: lines });
+    Object.assign(dotted, { data: points });
+    for (const [name, band] of bands) band.visible = !hidden.has(name);
+  };
+  return { line, hide };
 }
 
 /** Buttons that show and hide what is drawn of each name. */
@@ -101,12 +123,13 @@ function legend(names, looks, hidden, onChange) {
 }
 
 /** Lines by name with a legend: names -> curve; what was hidden stays so when the plot is drawn again. */
-async function lines(place, below, curves, looks, hidden, options) {
-  const made = figure(options.figure);
+async function lines(place, below, curves, looks, hidden, { figure: of, what, y, x = "step", ticks, thick }) {
+  const made = figure({ x_axis_label: x, y_axis_label: y, ...of });
+  if (ticks) made.below[0].ticker = new Bokeh.FixedTicker({ ticks });
   const names = Object.keys(curves);
-  const parts = names.map((name, i) => drawLine(made, name, looks[i], curves[name], name === options.thick));
-  hover(made, parts.map((part) => part.line), [[options.what, "@name"], ["step", "@x{0,0}"], [options.y, "@y{0.0000}"]]);
-  const update = () => parts.forEach(({ drawn }, i) => drawn.forEach((one) => (one.visible = !hidden.has(names[i]))));
+  const { line, hide } = drawLines(made, curves, looks, thick);
+  hover(made, [line], [[what, "@name"], [x, "$snap_x{0,0}"], [y, "$snap_y{0.0000}"]]);
+  const update = () => hide(hidden);
   update();
   below.replaceChildren(...(names.length > 1 ? [legend(names, looks, hidden, update)] : []));
   await show(place, made);
@@ -127,7 +150,7 @@ function curvesPanel(panel, page) {
       if (state.bands && low) Object.assign(curves[name], { low: scaled(low, factor), high: scaled(high, factor) });
       looks.push(look(page, name));
     });
-    const axis = { x_axis_label: "step", y_axis_label: title, y_axis_type: state.log ? "log" : "linear" };
+    const axis = { y_axis_type: state.log ? "log" : "linear" };
     return lines(place, below, curves, looks, state.hidden, { figure: axis, what: "cell", y: title, thick: page.baseline });
   };
   const change = (name, read) => (value) => {
@@ -269,8 +292,8 @@ function dynamicsPanel(panel, page) {
         looks.push(look(page, cell));
       });
     }
-    const options = { figure: { x_axis_label: "step", y_axis_label: state.statistic, height: 340 }, what: kind === "cell" ? "layer" : "cell" };
-    return lines(place, below, curves, looks, state.hidden, { ...options, y: state.statistic, thick: page.baseline });
+    const options = { figure: { height: 340 }, what: kind === "cell" ? "layer" : "cell", y: state.statistic };
+    return lines(place, below, curves, looks, state.hidden, { ...options, thick: page.baseline });
   };
   const change = (name) => (value) => {
     state[name] = value;

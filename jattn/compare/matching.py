@@ -68,8 +68,9 @@ def matched(cells: Sequence[Cell], baseline: Cell, by: str, dataset: Dataset) ->
                 f"{QUANTITIES[by]}, not {target:,}: leave it out, or compare without --match"
             )
         found.append(adapted)
+        change = f"{_MLP} stays {width}, with which" if adapted is cell else f"{_MLP} {before} -> {width}, so that"
         said.append(
-            f"{cell.name}: {_MLP} {before} -> {width}, so that it has {reached:,} {QUANTITIES[by]} "
+            f"{cell.name}: {change} it has {reached:,} {QUANTITIES[by]} "
             f"({baseline.name}: {target:,}, {reached / target - 1:+.2%})"
         )
     return found, said

@@ -34,6 +34,13 @@ def test_matched_models_agree(by):
     assert said[0].startswith(f"efficient: model.mlp_dim 64 -> {found[1].config.model.mlp_dim}, so that it has ")
 
 
+def test_what_is_near_enough_stays_as_it_is_and_says_so():
+    made, dataset = grid(f"{DIGITS}:smoke", "arg=softmax,adaptive_span")
+    found, said = matching.matched(made, made[0], "params", dataset)
+    assert found == made
+    assert said[0].startswith("adaptive_span: model.mlp_dim stays 64, with which it has ")
+
+
 def test_params_are_those_that_are_trained():
     made, dataset = grid(f"{DIGITS}:smoke", "arg=super")
     state = setup.build(made[0].config).parallel.abstract_state

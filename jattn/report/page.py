@@ -44,10 +44,16 @@ def written(shown: Shown, drawn: Mapping[str, Any], maps: Mapping[str, str], com
         "made": html.escape(f"Written by jattn {jattn.__version__} on {date}. Plots by Bokeh {bokeh.__version__}."),
         "style": _asset("page.css"),
         "library": _blocks("library", {name: packed(_library(name)) for name in LIBRARY}),
-        "data": _blocks("data", {"drawn": packed_json(drawn)}) + _blocks("maps", maps),
+        "data": _blocks("data", _data(drawn)) + _blocks("maps", maps),
         "program": "\n".join(map(_asset, SCRIPTS)),
     }
     return string.Template(_asset("page.html")).substitute(parts)
+
+
+def _data(drawn: Mapping[str, Any]) -> dict[str, str]:
+    """What is drawn, packed; apart from the rest the courses of attention, most of a large page and far down in it."""
+    rest = {name: value for name, value in drawn.items() if name != "dynamics"}
+    return {"drawn": packed_json(rest), "dynamics": packed_json(drawn["dynamics"])}
 
 
 def _asset(name: str) -> str:

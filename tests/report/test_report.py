@@ -126,7 +126,7 @@ def test_tables_say_what_the_comparison_found(page, comparison):
     assert page.count("python train.py --config=") == 4
 
 
-def test_curves_are_means_of_the_runs(drawn, comparison):
+def test_curves_are_means_of_the_runs(page, drawn, comparison):
     by_title = {curve["title"]: curve for curve in drawn["curves"]}
     accuracy = by_title["valid/accuracy, %"]
     assert accuracy["factor"] == 100
@@ -137,7 +137,7 @@ def test_curves_are_means_of_the_runs(drawn, comparison):
     assert accuracy["cells"]["softmax"]["y"] == pytest.approx(expected, rel=1e-4)
     assert drawn["curves"][0] is accuracy  # what is compared comes first
     assert (drawn["measure"], drawn["higher"], drawn["baseline"]) == ("accuracy, %", True, "softmax")
-    entropy = drawn["dynamics"]["entropy"]["softmax"]["1"]
+    entropy = json.loads(opened(page, "data", "dynamics"))["entropy"]["softmax"]["1"]
     assert entropy["x"] == [4, 8, 12]
     logged = [[v for v in log["attention/block_1/entropy"] if v is not None] for log in logs]
     assert entropy["y"] == pytest.approx(np.mean(logged, 0), rel=1e-4)

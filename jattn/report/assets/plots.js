@@ -265,17 +265,18 @@ function costPanel(panel, page) {
 /** Colours of layers: from the ramp's middle to its end. */
 const byDepth = (i, count) => ({ colour: css(ramp()[Math.round(90 + (165 * i) / Math.max(1, count - 1))]), dash: DASHES[i % 3] });
 
-function dynamicsPanel(panel, page) {
-  const statistics = Object.keys(page.dynamics);
+async function dynamicsPanel(panel, page) {
+  const dynamics = JSON.parse(await inflateText(block("data", "dynamics")));
+  const statistics = Object.keys(dynamics);
   // Cells need not have logged the same statistics.
-  const ofAll = Object.values(page.dynamics);
+  const ofAll = Object.values(dynamics);
   const cells = page.cells.filter((name) => ofAll.some((found) => found[name]));
   const layers = [...new Set(ofAll.flatMap((found) => Object.values(found).flatMap(Object.keys)))];
   const state = { statistic: statistics.includes("entropy") ? "entropy" : statistics[0], of: `cell ${cells[0]}`, hidden: new Set() };
   const place = make("div", { className: "drawing" });
   const below = make("div");
   const draw = () => {
-    const found = page.dynamics[state.statistic];
+    const found = dynamics[state.statistic];
     const [kind, name] = [state.of.slice(0, 5).trim(), state.of.slice(5).trim()];
     const curves = {};
     const looks = [];

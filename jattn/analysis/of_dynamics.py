@@ -27,11 +27,9 @@ def report(selection: Selection) -> Report:
     """Each layer's statistics, means over its heads, at each step on the same examples; beside them the log.
 
     Raises:
-      UserError: there is no checkpoint, or one was asked for.
+      UserError: there is no checkpoint.
     """
     (workdir,) = selection.workdirs
-    if selection.checkpoint != "best":
-        raise UserError("--what=dynamics looks at every checkpoint of the run: leave --checkpoint out")
     config: Config = read_config(workdir)
     places = Checkpoints(workdir / "checkpoints", config.checkpoint, warn=lambda text: None, read_only=True)
     steps = places.steps()

@@ -21,6 +21,8 @@ of weights; the attention itself never builds one.
 not; A mixes exactly L tokens; and heads may be narrower than C / H, whereupon the last features are never read.
 """
 
+import abc
+
 import flax.linen as nn
 
 from jattn import core
@@ -62,10 +64,10 @@ class ReducedAttention(Attention):
         inputs = self.begin(x, mask, context)
         return self.read(inputs, inputs.context, deterministic)
 
+    @abc.abstractmethod
     def read(self, inputs: Inputs, values: Float[Array, "B S X"], deterministic: bool) -> Float[Array, "*B T C"]:
         """What the queries read: keys are made of `inputs.context`, values of `values`, which is the same outside of
         the released code."""
-        raise NotImplementedError
 
     def slice_size(self, width: int, size: int | None) -> int:
         """E, features of a slice of `width` features; `size` is what the user asks for.

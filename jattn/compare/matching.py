@@ -30,10 +30,8 @@ class Size(NamedTuple):
 
 def size_of(config: Config, dataset: Dataset) -> Size:
     """The size of the model that a config describes on its data, whichever implementation computes its attention."""
-    model, outputs = (
-        dataclasses.replace(config.model, implementation=None),
-        losses.num_outputs(config.loss, dataset.task),
-    )
+    model = dataclasses.replace(config.model, implementation=None)
+    outputs = losses.num_outputs(config.loss, dataset.task)
     return Size(*size(models.build(model, dataset.task, num_outputs=outputs), dataset.task))
 
 

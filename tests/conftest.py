@@ -32,11 +32,27 @@ def _programs_are_compiled_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_programs_are_forgotten():
-    """A process may hold only so many: each has memory maps of its own, and Linux allows 65,530."""
+PROGRAMS_AT_ONCE = 1_500
+"""That a process keeps: each takes a megabyte, and memory maps of its own, of which Linux allows 65,530."""
+
+_compiled = []
+
+
+def _count(event: str, seconds: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiled.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_programs_are_forgotten_in_time():
+    """Not after each file: what JAX's own functions were traced to serves the next files, too."""
     yield
-    jax.clear_caches()
+    if len(_compiled) > PROGRAMS_AT_ONCE:
+        jax.clear_caches()
+        _compiled.clear()
 
 
 def pytest_collection_modifyitems(config, items):

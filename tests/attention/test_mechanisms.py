@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import pytest
 
 from jattn.attention import FEATURES, MECHANISMS
@@ -168,21 +167,8 @@ WITH_OPTIONS |= {"energies", "cost"}
 CHECKS = [(run, form, name) for run, form in FORMS for name in PROPERTIES if run in MECHANISMS or name in WITH_OPTIONS]
 
 
-FORMS_AT_ONCE = 4
-"""Whose programs a process holds: thousands of programs do not fit into one, and what a few forms share is kept."""
-
-
-@pytest.fixture(scope="module")
-def forms_seen():
-    return set()
-
-
 @pytest.mark.parametrize(("run", "form", "name"), CHECKS, ids=["-".join(check) for check in CHECKS])
-def test_contract(run, form, name, forms_seen):
-    forms_seen.add((run, form))
-    if len(forms_seen) > FORMS_AT_ONCE:
-        jax.clear_caches()
-        forms_seen &= {(run, form)}
+def test_contract(run, form, name):
     mechanism, options, _, sizes = RUNS[run]
     factory = functools.partial(MECHANISMS[mechanism], **options)
     check_mechanism(factory, causal=form == "causal", sizes=sizes, properties=[name])

@@ -1,4 +1,4 @@
-"""Every mechanism, by a config value alone, trains, evaluates and is restored in every task that allows it."""
+"""Every mechanism, by a config value alone, trains, evaluates and is restored in every task."""
 
 import math
 
@@ -12,16 +12,14 @@ from jattn import data, models
 from jattn.attention import MECHANISMS
 from jattn.attention.mechanism import mechanism
 from jattn.config import CheckpointConfig, LoggingConfig, OptimConfig, ValidationConfig
-from jattn.errors import UserError
 from jattn.evaluation import evaluate
 from jattn.models import LanguageModel
-from jattn.training import loop, setup, train
+from jattn.training import loop, train
 from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
 from tests import runs
 
 TASKS = [task for task in runs.CONFIGS if task not in runs.FILES]
-CAUSAL = ("mqar_lm", "python_docs_lm")
 PARTS = 2
 """Models of a task that have all mechanisms between them."""
 
@@ -30,10 +28,6 @@ PARTS = 2
 def _no_pictures(monkeypatch):
     """Curves take a quarter of a second a run."""
     monkeypatch.setattr(loop, "plot_curves", lambda metrics, picture: None)
-
-
-def allowed(name, task):
-    return ("causal" if task in CAUSAL else "bidirectional") not in MECHANISMS[name].lacks
 
 
 def smoke(task, *names):
@@ -52,7 +46,7 @@ def smoke(task, *names):
 @pytest.mark.parametrize("task", TASKS)
 def test_it_trains_evaluates_and_is_restored(task, part, tmp_path):
     """As layers of few models: in a run each, more would be compiled for embeddings, heads and updates of weights."""
-    names = [name for name in MECHANISMS if allowed(name, task)][part::PARTS]
+    names = list(MECHANISMS)[part::PARTS]
     last = train(smoke(task, *names), tmp_path / "run")
     results = evaluate(tmp_path / "run", split="valid", checkpoint="newest")
     losses = [loss for loss in read_csv(tmp_path / "run" / "metrics.csv")["train/loss"] if loss is not None]
@@ -67,17 +61,11 @@ def test_it_trains_evaluates_and_is_restored(task, part, tmp_path):
     later = open_trained(tmp_path / "run", 20, experiment=earlier.experiment)
     for layer, name in enumerate(names):
         before, after = (jax.device_get(run.params[f"block_{layer}"]["attention"]) for run in (earlier, later))
-        steps = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, after)
-        assert min(jax.tree.leaves(steps)) >= 0, f"{name} is not finite: {steps}"
-        assert max(jax.tree.leaves(steps)) > 5e-3, f"{name} has learned nothing: {steps}"
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_what_a_mechanism_lacks_is_refused(task):
-    for name in MECHANISMS:
-        if not allowed(name, task):
-            with pytest.raises(UserError, match=f"mechanism '{name}': .*; these have it: "):
-                setup.build(smoke(task, name))
+        changes = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, after)
+        for path, change in jax.tree_util.tree_leaves_with_path(changes):
+            leaf = f"{name}{jax.tree_util.keystr(path)}"
+            assert np.isfinite(change), f"{leaf} is not finite"
+            assert change > 5e-3 or "bias" in leaf, f"{leaf} learns nothing"  # a score's bias need not
 
 
 @pytest.mark.parametrize("task", ["digits_vit", "python_docs_lm"])
@@ -88,15 +76,14 @@ def test_a_config_selects_a_mechanism_by_name(task):
         lambda: dataset.prepare(jnp.asarray(batch["inputs"]), jnp.asarray(batch["example_id"]), None)
     )
     for name in MECHANISMS:
-        if allowed(name, task):
-            config = runs.get_config(task, name).model
-            config.depth = 1
-            model = models.build(config, dataset.task)
-            assert {layer.name for layer in model.mechanisms()} == {name}
-            jax.eval_shape(model.init, jax.random.key(0), inputs)
+        config = runs.get_config(task, name).model
+        config.depth = 1
+        model = models.build(config, dataset.task)
+        assert {layer.name for layer in model.mechanisms()} == {name}
+        jax.eval_shape(model.init, jax.random.key(0), inputs)
 
 
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if allowed(name, "python_docs_lm")])
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
     """With spans and windows that the text outgrows, and rotary positions, which decoding has to count on."""
     options = {"local": {"window_size": 8}, "neighborhood": {"kernel_size": 7}, "kvt": {"topk": 5}, "convnn": {"K": 4}}

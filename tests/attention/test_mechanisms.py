@@ -31,7 +31,7 @@ RUNS = {
     "adaptive_span_frozen": (
         "adaptive_span",
         {"max_span": 5, "softness": 2, "periodic": True, "distances": ((0, 1, 4), (0, 2), (0, 1, 3, 5))},
-        ("bidirectional", "causal"),
+        ("causal",),
         Sizes(),
     ),
     "softmax": ("softmax", {}, ("bidirectional", "causal"), Sizes()),
@@ -99,7 +99,7 @@ RUNS = {
             "max_length": 7,
             "use_bias": False,
         },
-        ("bidirectional", "causal"),
+        ("causal",),
         Sizes(),
     ),
     "convnn_random": (
@@ -135,12 +135,12 @@ RUNS = {
     "neighborhood_with_all_options": (
         "neighborhood",
         {"kernel_size": 3, "dilation": 2, "qkv_bias": False, "qk_scale": 0.7},
-        ("bidirectional", "causal"),
+        ("bidirectional",),
         Sizes(),
     ),
     "sparse": ("sparse", {"context": 2}, ("bidirectional", "causal"), Sizes()),
-    "sparse_strided": ("sparse", {"mode": "strided", "context": 3}, ("bidirectional", "causal"), Sizes()),
-    "sparse_fixed": ("sparse", {"mode": "fixed", "context": 3, "summary": 2}, ("bidirectional", "causal"), Sizes()),
+    "sparse_strided": ("sparse", {"mode": "strided", "context": 3}, ("bidirectional",), Sizes()),
+    "sparse_fixed": ("sparse", {"mode": "fixed", "context": 3, "summary": 2}, ("causal",), Sizes()),
     "local": ("local", {"window_size": 2}, ("bidirectional", "causal"), Sizes(head_dim=4)),
     "local_with_whole_blocks": (
         "local",

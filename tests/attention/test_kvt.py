@@ -99,6 +99,18 @@ def test_output_and_weights_are_those_of_the_equation(call):
     np.testing.assert_allclose(found, weights, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("fields", "biased"),
+    [
+        ({"qkv_bias": False}, {"out"}),
+        ({"qkv_bias": True, "use_bias": False}, {"query", "key", "value"}),
+    ],
+)
+def test_queries_keys_and_values_have_biases_of_their_own_option(fields, biased):
+    params = calls.shapes(KvtAttention(num_heads=H, head_dim=D, **fields), tokens(B, T, C))["params"]
+    assert {name for name, layer in params.items() if "bias" in layer} == biased
+
+
 @pytest.mark.parametrize(("topk", "causal"), [(100, False), (T, True)])
 def test_with_all_keys_it_is_softmax_attention(topk, causal):
     x, fields = tokens(B, T, C), {"num_heads": H, "head_dim": D, "causal": causal}

@@ -5,9 +5,11 @@ Arrays that are returned are NumPy's: what a test does with them compiles nothin
 
 import dataclasses
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +37,27 @@ def random_variables(module: nn.Module, x, context=None, *, spread=0.3, seed=0):
     rng = np.random.default_rng(seed)
     made = shapes(module, x, context=context)
     return jax.tree.map(lambda leaf: jnp.asarray(spread * rng.standard_normal(leaf.shape), leaf.dtype), made)
+
+
+def lowered(module: nn.Module, queries: int, keys: int, width: int):
+    """The call of two examples of so many tokens, with a context where the keys are not as many; and the shapes of the
+    variables."""
+    x, context = (jax.ShapeDtypeStruct((2, n, width), jnp.float32) for n in (queries, keys))
+    context = None if queries == keys else context
+    variables = shapes(module, x, context=context)
+    call = jax.jit(lambda variables, x, context: module.apply(variables, x, context=context))
+    return call.lower(variables, x, context), variables
+
+
+def largest_array(function, *args) -> int:
+    """The most elements that any value has inside a program, loops and calls included."""
+
+    def largest(jaxpr):
+        sizes = (variable.aval.size for equation in jaxpr.eqns for variable in equation.outvars)
+        inner = (largest(part) for equation in jaxpr.eqns for part in jax.extend.core.jaxprs_in_params(equation.params))
+        return max(itertools.chain(sizes, inner), default=0)
+
+    return largest(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _of_numpy(tree):

@@ -90,7 +90,7 @@ class Slices:
             if taken < present:
                 starts[-1], sizes[-1] = first * per_key, taken * per_key
             starts = integers([*starts, index * size, *[0] * len(rest)])
-            block = jax.lax.dynamic_slice(leaf, starts, (*sizes, size, *rest))
+            block = jax.lax.dynamic_slice(leaf, starts, (*sizes, size, *rest), allow_negative_indices=False)
             blocks.append(block.reshape(batch, taken, per_key, size, *rest))
         return self._structure.unflatten(blocks)
 
@@ -103,7 +103,8 @@ def written(tree: PyTree, new: PyTree, start: Array | int, first: Array | int = 
     """Leaves with their tokens from `start` on, of key heads from `first` on, replaced by those of `new`."""
 
     def write(leaf: Array, rows: Array) -> Array:
-        return jax.lax.dynamic_update_slice(leaf, rows, integers([0, first, 0, start, *[0] * (leaf.ndim - 4)]))
+        starts = integers([0, first, 0, start, *[0] * (leaf.ndim - 4)])
+        return jax.lax.dynamic_update_slice(leaf, rows, starts, allow_negative_indices=False)
 
     return jax.tree.map(write, tree, new)
 

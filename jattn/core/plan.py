@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jattn.types import Array, PyTree
 
@@ -76,13 +77,13 @@ def add_slice(total: Array, new: Array, start: Array | int, axis: int = 3, first
     starts: list[Array | int] = [0] * total.ndim
     starts[1], starts[axis] = (first if total.shape[1] > 1 else 0), start
     starts = integers(starts)
-    old = jax.lax.dynamic_slice(total, starts, new.shape)
-    return jax.lax.dynamic_update_slice(total, old + new, starts)
+    old = jax.lax.dynamic_slice(total, starts, new.shape, allow_negative_indices=False)
+    return jax.lax.dynamic_update_slice(total, old + new, starts, allow_negative_indices=False)
 
 
-def integers(values: Sequence[Array | int]) -> list[Array]:
-    """Indices of one type, as several of a slice have to be."""
-    return [jnp.asarray(value, jnp.int32) for value in values]
+def integers(values: Sequence[Array | int]) -> list[Array | np.int32]:
+    """Indices of one type, as several of a slice have to be; constants are NumPy's, whose sign JAX knows."""
+    return [np.int32(value) if isinstance(value, int) else jnp.asarray(value, jnp.int32) for value in values]
 
 
 def turned(leaves: list[Array]) -> list[Array]:

@@ -24,7 +24,8 @@ def oracle(module, params, x, context, allowed, chosen, lengths, *, crossed):
     x, context = np.asarray(x, np.float64), np.asarray(context, np.float64)
 
     def project(name, tokens):
-        return np.einsum("btc,chd->bhtd", tokens, params[name]["kernel"]) + params[name]["bias"][:, None]
+        heads = np.einsum("btc,chd->bhtd", tokens, params[name]["kernel"])
+        return heads + params[name]["bias"][:, None] if module.use_bias else heads
 
     k, q, v = project("key", x), project("query", context), project("value", context)
     batch, heads, count, head_dim = k.shape
@@ -65,7 +66,9 @@ def oracle(module, params, x, context, allowed, chosen, lengths, *, crossed):
             out += weight * value @ maps[rank]
             weights[b, h, t, s] += weight * norm(module, maps[rank])
         merged[b, t, h] = out
-    y = np.einsum("bthd,hdc->btc", merged, params["out"]["kernel"]) + params["out"]["bias"]
+    y = np.einsum("bthd,hdc->btc", merged, params["out"]["kernel"]) + (
+        params["out"]["bias"] if module.use_bias else 0.0
+    )
     return Expected(y, weights, similarities)
 
 

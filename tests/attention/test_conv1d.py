@@ -135,23 +135,6 @@ def test_dropout_of_the_outputs_keeps_their_mean():
     np.testing.assert_array_equal(call(x), x)
 
 
-def test_64_tokens_decoded_one_by_one_are_those_of_a_full_pass():
-    module = Conv1dAttention(num_heads=2, kernel_size=7, causal=True, decode=True)
-    x = np.asarray(tokens(1, 64, 6))
-    variables = random_variables(module.clone(decode=False), x)
-    full = calls.apply(module.clone(decode=False), variables, x)
-    cache = calls.init(module, x)["cache"]
-
-    @jax.jit
-    def step(cache, token):
-        y, updated = module.apply({**variables, "cache": cache}, token, mutable=["cache"])
-        return y, updated["cache"]
-
-    for t in range(64):
-        y, cache = step(cache, x[:, t : t + 1])
-        np.testing.assert_allclose(np.asarray(y)[:, 0], full[:, t], atol=2e-6)
-
-
 @pytest.mark.parametrize("kind", ["none", "segments"])
 def test_nothing_is_as_large_as_the_pairs(kind):
     length = 2048

@@ -87,18 +87,27 @@ def called(module, variables, x, mask=None, **options):
     return y, energy
 
 
-@pytest.mark.parametrize("statistic", ["mean_absolute", "root_mean_square", "standard_deviation"])
-@pytest.mark.parametrize("call", CALLS)
-def test_output_and_energy_are_those_of_the_equation(call, statistic):
+# Each statistic where pairs are hidden; the mean magnitude of those of padding and of segments is below.
+@pytest.mark.parametrize(
+    ("call", "statistic"),
+    [
+        ("plain", "standard_deviation"),
+        ("causal, one head less", "root_mean_square"),
+        ("padding", "standard_deviation"),
+        ("causal segments", "standard_deviation"),
+        ("causal segments", "root_mean_square"),
+        ("context", "mean_absolute"),
+    ],
+)
+def test_output_weights_and_energy_are_those_of_the_equation(call, statistic):
     module, variables, x, mask, context, allowed, pairs = arguments(call, energy_statistic=statistic)
     scores, values = scores_and_values(variables["params"], x, x if context is None else context)
     weights = softmax(np.where(allowed, scores, -np.inf))
-    y, energy = called(module, variables, x, mask, context=context)
+    y, sown = calls.apply(module, variables, x, mask, context=context, mutable=["energies", "intermediates"])
     expected = merged(variables["params"], weights, values, module.head_mask or (1, 1, 1))
     np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
-    np.testing.assert_allclose(energy, energies(scores, pairs)[statistic], rtol=1e-5)
-    found = calls.apply(module, variables, x, mask, context=context, method="weights")
-    np.testing.assert_allclose(found, weights, atol=2e-6)
+    np.testing.assert_allclose(sown["energies"]["energy"], [energies(scores, pairs)[statistic]], rtol=1e-5)
+    np.testing.assert_allclose(sown["intermediates"]["weights"][0], weights, atol=2e-6)
 
 
 def test_only_the_standard_deviation_stays_when_scores_are_shifted():
@@ -118,10 +127,11 @@ def factor(energy):
     return float(scaled["of"])
 
 
-@pytest.mark.parametrize("value", [-1e4, -1e9, -jnp.inf])
-@pytest.mark.parametrize("call", ["padding", "causal segments"])
-def test_published_energies_have_what_hides_pairs_and_the_default_ones_do_not(call, value):
-    module, variables, x, mask, _, allowed, pairs = arguments(call, mask_value=float(value))
+@pytest.mark.parametrize(
+    ("call", "mask_values"), [("padding", [-1e9]), ("causal segments", [-1e4, -1e9, float("-inf")])]
+)
+def test_published_energies_have_what_hides_pairs_and_the_default_ones_do_not(call, mask_values):
+    module, variables, x, mask, _, allowed, pairs = arguments(call, mask_value=mask_values[0])
     scores, values = scores_and_values(variables["params"], x, x)
     y, energy = called(module, variables, x, mask)
     own = energies(scores, pairs)["mean_absolute"]
@@ -129,15 +139,17 @@ def test_published_energies_have_what_hides_pairs_and_the_default_ones_do_not(ca
     assert factor(energy) == pytest.approx(1 + np.tanh(0.1 * own), rel=1e-6)
     assert own < 5
 
-    published, energy = called(module.clone(as_published=True), variables, x, mask)
-    np.testing.assert_allclose(energy, np.abs(scores + np.where(allowed, 0, value)).mean(), rtol=1e-5)
-    assert factor(energy) == 2.0
     # A query without a key: zeros by default, the softmax of its scores as published.
     empty = ~allowed.any(-1)
     weights = softmax(np.where(allowed | empty[..., None], scores, -np.inf))
-    np.testing.assert_allclose(published, merged(variables["params"], weights, values, (1, 1, 1)), atol=2e-5, rtol=1e-4)
+    expected = merged(variables["params"], weights, values, (1, 1, 1))
+    for value in mask_values:
+        published, energy = called(module.clone(as_published=True, mask_value=value), variables, x, mask)
+        np.testing.assert_allclose(energy, np.abs(scores + np.where(allowed, 0, value)).mean(), rtol=1e-5)
+        assert factor(energy) == 2.0
+        np.testing.assert_allclose(published, expected, atol=2e-5, rtol=1e-4)
     empty = empty[:, 0]
-    np.testing.assert_allclose(np.asarray(y)[~empty], np.asarray(published)[~empty], atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(y)[~empty], expected[~empty], atol=2e-5, rtol=1e-4)
     assert empty.any() == (call == "causal segments")
     for row in np.asarray(y)[empty]:
         np.testing.assert_array_equal(row, variables["params"]["out"]["bias"])
@@ -253,7 +265,6 @@ def test_memory_does_not_hold_a_number_for_each_pair():
     x = jax.ShapeDtypeStruct((1, length, 8), jnp.float32)
     for as_published in (False, True):
         module = NaturalAttention(1, causal=True, as_published=as_published)
-        variables = jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x), x)
 
         def train(variables, x, module=module):
             y, pull, sown = jax.vjp(
@@ -261,23 +272,19 @@ def test_memory_does_not_hold_a_number_for_each_pair():
             )
             return pull(y), sown
 
-        scratch = jax.jit(train).lower(variables, x).compile().memory_analysis().temp_size_in_bytes
-        assert scratch < length**2  # a quarter of what one float32 matrix takes
+        program = jax.jit(train).lower(calls.shapes(module, x), x).compile()
+        assert program.memory_analysis().temp_size_in_bytes < length**2  # a quarter of what one float32 matrix takes
 
 
-@pytest.mark.parametrize("fields", [{}, {"causal": True, "rotary": True, "head_mask": (1, 0, 0.5, 1)}])
-@pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 32), (32, 96, 64)])
-def test_cost_is_what_xla_counts_on_the_dense_path(fields, queries, keys, width):
+@pytest.mark.parametrize(
+    ("fields", "queries", "keys"),
+    [({}, 64, 64), ({"causal": True, "rotary": True, "head_mask": (1, 0, 0.5, 1)}, 32, 96)],
+)
+def test_cost_is_what_xla_counts_on_the_dense_path(fields, queries, keys):
     module = NaturalAttention(num_heads=4, implementation="dense", **fields)
-    x, context = (jax.ShapeDtypeStruct((2, n, width), jnp.float32) for n in (queries, keys))
-    context = None if queries == keys else context
-    variables = jax.eval_shape(lambda x, c: module.init(jax.random.key(0), x, context=c), x, context)
-
-    def call(variables, x, context):
-        return module.apply(variables, x, context=context)
-
-    counted = jax.jit(call).lower(variables, x, context).compile().cost_analysis()
-    cost = module.cost(queries, keys, width=width, batch=2)
+    lowered, variables = calls.lowered(module, queries, keys, width=64)
+    counted = lowered.compile().cost_analysis()
+    cost = module.cost(queries, keys, width=64, batch=2)
     assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(variables))
     assert cost.flops == pytest.approx(counted["flops"], rel=0.05)
     assert cost.bytes < counted["bytes accessed"]

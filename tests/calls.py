@@ -34,7 +34,8 @@ def random_variables(module: nn.Module, x, context=None, *, spread=0.3, seed=0):
     """Variables of the shapes that `init` would make, all of them random: normal, of this standard deviation."""
     rng = np.random.default_rng(seed)
     made = shapes(module, x) if context is None else shapes(module, x, context=context)
-    return jax.tree.map(lambda leaf: jnp.asarray(spread * rng.standard_normal(leaf.shape), leaf.dtype), made)
+    # Rounded by NumPy: JAX would compile that, for each shape.
+    return jax.tree.map(lambda leaf: jnp.asarray((spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype)), made)
 
 
 def empty_cache(module: nn.Module, x):

@@ -218,7 +218,7 @@ class AdaptiveSpanAttention(Attention):
             period=jnp.full_like(reach, jnp.nan) if wave is None else wave.period,
             keys=seen.sum(-1),
             removed=1 - seen.sum(-1) / within.sum(-1),
-            saved=1 - self._visited(T, T, reach) / self._visited(T, T, jnp.full_like(reach, T)),
+            saved=1 - _visited(self, T, T, reach) / _visited(self, T, T, jnp.full_like(reach, T)),
         )
 
     def cost(
@@ -242,7 +242,7 @@ class AdaptiveSpanAttention(Attention):
         lags = T * S
         if reach is not None:
             grid = blocks.grid(T, S)
-            computed = self._visited(T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
+            computed = _visited(self, T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
             pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (H * T * S))
             lags = grid.lags
         wave = self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2))
@@ -251,11 +251,6 @@ class AdaptiveSpanAttention(Attention):
         for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
         return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)
-
-    def _visited(self, T: int, S: int, reach: Float[Array, " H"]) -> Array:
-        """Blocks of a head's pairs that are computed for heads of this reach."""
-        lo, hi = blocks.whole_lags((0 if self.causal else -reach, reach))
-        return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
     @property
     def _furthest(self) -> int:
@@ -272,6 +267,13 @@ class AdaptiveSpanAttention(Attention):
 def _seen(module: AdaptiveSpanAttention, params: Mapping[str, Any]) -> Bool[Array, "H n"]:
     """Which distances the masks leave, by head: one program for all layers of a model."""
     return module.bias(params)(jnp.arange(module._furthest + 1)) > -jnp.inf
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _visited(module: AdaptiveSpanAttention, T: int, S: int, reach: Float[Array, " H"]) -> Array:
+    """Blocks of a head's pairs that are computed for heads of this reach."""
+    lo, hi = blocks.whole_lags((0 if module.causal else -reach, reach))
+    return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
 
 def _logit(share: float) -> float:

@@ -103,7 +103,8 @@ def test_runs_that_write_no_text(docs, tmp_path_factory, tmp_path, capsys):
 
 
 def untrained(folder, config, **files):
-    """A run that has not made a step."""
+    """A run of one layer that has not made a step."""
+    config.model.depth = 1
     with open_run(folder, config, restart=False, allow_config_change=False):
         for name, text in files.items():
             (folder / f"{name}.json").write_text(text)

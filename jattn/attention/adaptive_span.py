@@ -218,7 +218,7 @@ class AdaptiveSpanAttention(Attention):
             period=jnp.full_like(reach, jnp.nan) if wave is None else wave.period,
             keys=seen.sum(-1),
             removed=1 - seen.sum(-1) / within.sum(-1),
-            saved=1 - _visited(self, T, T, reach) / _visited(self, T, T, jnp.full_like(reach, T)),
+            saved=1 - _visited(self.causal, T, T, reach) / _visited(self.causal, T, T, jnp.full_like(reach, T)),
         )
 
     def cost(
@@ -242,7 +242,7 @@ class AdaptiveSpanAttention(Attention):
         lags = T * S
         if reach is not None:
             grid = blocks.grid(T, S)
-            computed = _visited(self, T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
+            computed = _visited(self.causal, T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
             pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (H * T * S))
             lags = grid.lags
         wave = self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2))
@@ -270,9 +270,9 @@ def _seen(module: AdaptiveSpanAttention, params: Mapping[str, Any]) -> Bool[Arra
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _visited(module: AdaptiveSpanAttention, T: int, S: int, reach: Float[Array, " H"]) -> Array:
+def _visited(causal: bool, T: int, S: int, reach: Float[Array, " H"]) -> Array:
     """Blocks of a head's pairs that are computed for heads of this reach."""
-    lo, hi = blocks.whole_lags((0 if module.causal else -reach, reach))
+    lo, hi = blocks.whole_lags((0 if causal else -reach, reach))
     return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
 

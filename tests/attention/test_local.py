@@ -331,11 +331,11 @@ def test_reach_of_blocks_is_as_small_as_can_be(size, before, after):
 
 
 def test_whole_blocks_are_counted_from_the_start_of_a_packed_sequence():
-    module = LocalAttention(num_heads=H, head_dim=D, window_size=4, exact_windowsize=False)
+    module = LocalAttention(num_heads=H, head_dim=D, window_size=2, exact_windowsize=False)
     x = np.asarray(tokens(B, T, C))
     call = functools.partial(calls.apply, module, random_variables(module, x))
-    packed = call(x, np.broadcast_to(1 + np.arange(T, dtype=np.int32) // 6, (B, T)))
-    for part in (slice(0, 6), slice(6, 12)):
+    packed = call(x, np.broadcast_to(1 + np.arange(T, dtype=np.int32) // 7, (B, T)))
+    for part in (slice(0, 7), slice(7, 14)):  # the second begins within a block of the first token's
         np.testing.assert_allclose(packed[:, part], call(x[:, part]), atol=2e-5)
 
 

@@ -35,8 +35,15 @@ def shapes(module: nn.Module, *args, **options):
 def random_variables(module: nn.Module, x, context=None, *, spread=0.3, seed=0):
     """Variables of the shapes that `init` would make, all of them random: normal, of this standard deviation."""
     rng = np.random.default_rng(seed)
-    made = shapes(module, x, context=context)
-    return jax.tree.map(lambda leaf: jnp.asarray(spread * rng.standard_normal(leaf.shape), leaf.dtype), made)
+    made = shapes(module, x) if context is None else shapes(module, x, context=context)
+    # Rounded by NumPy: JAX would compile that, for each shape.
+    return jax.tree.map(lambda leaf: jnp.asarray((spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype)), made)
+
+
+def empty_cache(module: nn.Module, x):
+    """The cache that `init` makes for an input of this length: zeros."""
+    made = shapes(module.clone(decode=True), x)["cache"]
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made)
 
 
 def lowered(module: nn.Module, queries: int, keys: int, width: int):

@@ -21,6 +21,7 @@ beforehand: less is computed, and decoding reads unmasked keys alone (`jattn.att
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ from jattn.attention.base import Attention
 from jattn.attention.settled_spans import ByReach, Distances, Within, reaches
 from jattn.core import blocks, by_head
 from jattn.errors import UserError
-from jattn.types import Array, AttentionMask, DTypeLike, Float
+from jattn.types import Array, AttentionMask, Bool, DTypeLike, Float
 
 # FLOPs of the masks at a lag of a head, shared by the examples, counted as often as XLA computes them: it does so anew
 # for the maximum and for the numerators. Even harmonics cost nothing.
@@ -166,12 +167,11 @@ class AdaptiveSpanAttention(Attention):
         Raises:
           UserError: the parameters are not known yet (inside of `jax.jit` and the like).
         """
-        span, _ = self.span_and_wave(params)
+        logits = {name: params[name] for name in ("span_logit", "period_logit", "ratio_logit") if name in params}
         try:
-            longest = int(jnp.ceil(span.reach()[1].max()))
-        except jax.errors.ConcretizationTypeError:
+            seen = np.asarray(_seen(self.clone(distances=None), logits))
+        except jax.errors.TracerArrayConversionError:
             raise UserError("spans are frozen at given values: freeze them outside of jax.jit, grad and vmap") from None
-        seen = np.asarray(self.bias(params)(jnp.arange(longest + 1)) > -jnp.inf)
         return self.clone(distances=tuple(tuple(np.flatnonzero(row).tolist()) for row in seen))
 
     @nn.nowrap
@@ -218,7 +218,7 @@ class AdaptiveSpanAttention(Attention):
             period=jnp.full_like(reach, jnp.nan) if wave is None else wave.period,
             keys=seen.sum(-1),
             removed=1 - seen.sum(-1) / within.sum(-1),
-            saved=1 - self._visited(T, T, reach) / self._visited(T, T, jnp.full_like(reach, T)),
+            saved=1 - _visited(self.causal, T, T, reach) / _visited(self.causal, T, T, jnp.full_like(reach, T)),
         )
 
     def cost(
@@ -242,7 +242,7 @@ class AdaptiveSpanAttention(Attention):
         lags = T * S
         if reach is not None:
             grid = blocks.grid(T, S)
-            computed = self._visited(T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
+            computed = _visited(self.causal, T, S, jnp.asarray(reach)).item() * grid.query_block * grid.key_block
             pairs = dataclasses.replace(pairs, flops=pairs.flops * computed // (H * T * S))
             lags = grid.lags
         wave = self.periodic * (_WAVE + _HARMONIC * ((self.harmonics + 1) // 2))
@@ -251,11 +251,6 @@ class AdaptiveSpanAttention(Attention):
         for tokens, inputs, outputs in ((T, width, H * D), (S, width, H * D), (S, width, H * D), (T, H * D, width)):
             total += cost.projection(batch * tokens, inputs, outputs, use_bias=self.use_bias, dtype_bytes=dtype_bytes)
         return total + cost.Cost(0, batch * H * (T + S) * D * cost.ROTARY * self.rotary, 0)
-
-    def _visited(self, T: int, S: int, reach: Float[Array, " H"]) -> Array:
-        """Blocks of a head's pairs that are computed for heads of this reach."""
-        lo, hi = blocks.whole_lags((0 if self.causal else -reach, reach))
-        return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
     @property
     def _furthest(self) -> int:
@@ -266,6 +261,19 @@ class AdaptiveSpanAttention(Attention):
 
     def _per_head(self, name: str, init: initializers.Initializer) -> Float[Array, " H"]:
         return self.param(name, nn.with_logical_partitioning(init, ("heads",)), (self.num_heads,))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _seen(module: AdaptiveSpanAttention, params: Mapping[str, Any]) -> Bool[Array, "H n"]:
+    """Which distances the masks leave, by head: one program for all layers of a model."""
+    return module.bias(params)(jnp.arange(module._furthest + 1)) > -jnp.inf
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _visited(causal: bool, T: int, S: int, reach: Float[Array, " H"]) -> Array:
+    """Blocks of a head's pairs that are computed for heads of this reach."""
+    lo, hi = blocks.whole_lags((0 if causal else -reach, reach))
+    return by_head.visited(blocks.grid(T, S), (jnp.broadcast_to(lo, hi.shape), hi))[0]
 
 
 def _logit(share: float) -> float:

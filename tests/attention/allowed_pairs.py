@@ -35,13 +35,12 @@ def check(module, variables, x, mask, allowed, scale=None):
 
     @jax.jit
     def call(variables, x, mask):
-        found = module.apply(variables, x, mask, method="weights")
-        return *module.apply(variables, x, mask, mutable=["energies", "intermediates"]), found
+        return module.apply(variables, x, mask, mutable=["energies", "intermediates"])
 
-    found, sown, found_weights = call(variables, x, mask)
+    found, sown = call(variables, x, mask)
     real = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask) != 0
     np.testing.assert_allclose(np.where(real[..., None], found, 0), np.where(real[..., None], y, 0), atol=2e-5)
-    np.testing.assert_allclose(_of_real(found_weights, real), _of_real(weights, real), atol=2e-6)
+    np.testing.assert_allclose(_of_real(sown["intermediates"]["weights"][0], real), _of_real(weights, real), atol=2e-6)
     pairs = np.broadcast_to((allowed & real[..., None])[:, None], scores.shape)
     np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
     rows, places = sown["intermediates"]["statistics"][0], np.arange(x.shape[1])
@@ -68,13 +67,21 @@ def _of_real(rows, real):
 def decoded(module, variables, x):
     """The outputs of decoding x token by token."""
     decoder = module.clone(decode=True)
-    cache = jax.jit(lambda x: decoder.init(jax.random.key(0), x)["cache"])(x)  # no program of the parameters
 
     def step(cache, token):
         y, updated = decoder.apply({**variables, "cache": cache}, token[:, None], mutable=["cache"])
         return updated["cache"], y[:, 0]
 
-    return jax.jit(lambda cache, x: jax.lax.scan(step, cache, x.swapaxes(0, 1))[1].swapaxes(0, 1))(cache, x)
+    _, found = jax.jit(lambda cache, x: jax.lax.scan(step, cache, x.swapaxes(0, 1)))(calls.empty_cache(module, x), x)
+    return np.swapaxes(found, 0, 1)
+
+
+def check_decoding(module, length, width):
+    """Tokens decoded one by one are those of one pass, which is dense."""
+    x = np.random.default_rng(0).standard_normal((2, length, width), np.float32)
+    variables = calls.random_variables(module, x)
+    expected = calls.apply(module.clone(implementation="dense"), variables, x)
+    np.testing.assert_allclose(decoded(module, variables, x), expected, atol=2e-5, rtol=1e-4)
 
 
 def scratch(module, length):

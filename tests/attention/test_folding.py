@@ -39,35 +39,36 @@ def test_extents_are_those_of_the_real_tokens_and_of_packed_sequences():
 
 def operands(length):
     rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.standard_normal((B, H, length, D)), jnp.float32) for _ in range(3))
-    segment = jnp.asarray(np.sort(rng.integers(0, 3, (B, 1, length))))
-    riders = {"segment": segment, "left": jnp.full((1, 1, length), 4)}
-    return {"features": q} | riders, {"features": k, "valid": jnp.arange(length)[None, None] != 3} | riders, v
+    q, k, v = (rng.standard_normal((B, H, length, D), np.float32) for _ in range(3))
+    segment = np.sort(rng.integers(0, 3, (B, 1, length)))
+    riders = {"segment": segment, "left": np.full((1, 1, length), 4)}
+    return q, k, v, riders, riders | {"valid": np.arange(length)[None, None] != 3}
 
 
-def same(how, terms, length, extra=lambda length: {}):
-    """`how` gives what the reference gives: out, lse, their gradients, statistics."""
-    q, k, v = operands(length)
-    q, k = q | extra(length), k | extra(length)
+def same(how, terms, length, extra=None, statistics=()):
+    """`how` gives what the reference gives: out, lse, their gradients, and statistics with each of these options."""
+    *features, of_queries, of_keys = operands(length)
     terms = {"score": core.Dot(), "bias": None, "mask": None, "offset": 0} | terms
 
-    def loss(attend, implementation, q_features, k_features, v):
-        tokens = {**q, "features": q_features}, {**k, "features": k_features}, v
-        out, lse = attend(*tokens, **terms, dropout=None, implementation=implementation)
-        finite = jnp.where(lse == -jnp.inf, 0.0, lse)
-        return (out * jnp.cos(jnp.arange(D))[None, None, None]).sum() + jnp.sin(finite).sum(), (out, lse)
+    def everything(attend, implementation, rows_of, features, of_queries, of_keys, statistics):
+        def outputs(q, k, v):
+            q, k = of_queries | {"features": q}, of_keys | {"features": k}
+            out, lse = attend(q, k, v, **terms, dropout=None, implementation=implementation)
+            return (out, jnp.where(lse == -jnp.inf, 0.0, lse)), lse
 
-    def both(attend, implementation):
-        graded = jax.value_and_grad(lambda *x: loss(attend, implementation, *x), argnums=(0, 1, 2), has_aux=True)
-        return jax.jit(graded)(q["features"], k["features"], v)
+        (out, finite), pull, lse = jax.vjp(outputs, *features, has_aux=True)
+        gradients = pull((jnp.broadcast_to(jnp.cos(jnp.arange(D)), out.shape), jnp.cos(finite)))
+        q, k = of_queries | {"features": features[0]}, of_keys | {"features": features[1]}
+        return out, lse, gradients, [rows_of(q, k, lse, **terms, **given) for given in statistics]
 
-    found, expected = both(how.attend, None), both(core.attend, "dense")
+    @jax.jit
+    def both(*operands):
+        found = everything(how.attend, None, how.statistics, *operands)
+        return found, everything(core.attend, "dense", core.statistics, *operands)
+
+    riders = {} if extra is None else extra(length)
+    found, expected = both(features, of_queries | riders, of_keys | riders, statistics)
     chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
-    lse = expected[0][1][1]
-    keys = jnp.asarray(np.random.default_rng(1).integers(length, 9 * length, (1, 1, length)))
-    for given in ({}, {"keys": keys}):
-        rows, reference = (jax.jit(by.statistics)(q, k, lse, **terms, **given) for by in (how, core))
-        chex.assert_trees_all_close(rows, reference, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +82,18 @@ def same(how, terms, length, extra=lambda length: {}):
     ],
 )
 def test_residue_classes_give_what_an_ordinary_call_gives(step, length, terms):
-    same(ResidueClasses(step), terms, length)
+    keys = np.random.default_rng(1).integers(length, 9 * length, (1, 1, length))
+    same(ResidueClasses(step), terms, length, statistics=[{"keys": keys}] if "mask" in terms else [{}])
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("size", "count", "length"), [(5, 2, 17), (3, 3, 11), (7, 1, 6)])
+# Blocks with some summaries in both forms; nothing but summaries, and none, in one each. Statistics are the core's own.
+@pytest.mark.parametrize(
+    ("size", "count", "length", "causal"),
+    [(5, 2, 17, False), (5, 2, 17, True), (3, 3, 11, True), (7, 1, 6, False)],
+)
 def test_summaries_give_what_an_ordinary_call_gives(size, count, length, causal):
     def riders(length):
-        places = jnp.arange(length)[None, None]
+        places = np.arange(length)[None, None]
         return {"block": places // size, "summary": places % size >= size - count}
 
     terms = {"bias": core.Causal() if causal else None, "mask": core.Padding() & core.Blocks(size, causal)}

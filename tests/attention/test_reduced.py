@@ -129,12 +129,11 @@ def test_output_weights_and_energy_are_those_of_the_equation(name):
 
     @jax.jit
     def call(variables, x, mask, context):
-        found = module.apply(variables, x, mask, context=context, method="weights")
-        return *module.apply(variables, x, mask, context=context, mutable=["energies", "intermediates"]), found
+        return module.apply(variables, x, mask, context=context, mutable=["energies", "intermediates"])
 
-    y, sown, found = call(variables, x, mask, context)
+    y, sown = call(variables, x, mask, context)
     np.testing.assert_allclose(y, expected, atol=2e-5, rtol=1e-4)
-    np.testing.assert_allclose(found, weights, atol=2e-6)
+    np.testing.assert_allclose(sown["intermediates"]["weights"][0], weights, atol=2e-6)
     real = np.ones((B, T), bool) if mask is None or context is not None or mask.ndim > 2 else np.asarray(mask) != 0
     pairs = np.broadcast_to((allowed & real[..., None])[:, None], scores.shape)
     np.testing.assert_allclose(sown["energies"]["energy"][0], np.abs(scores)[pairs].mean(), rtol=1e-5)
@@ -145,14 +144,24 @@ def test_output_weights_and_energy_are_those_of_the_equation(name):
     np.testing.assert_allclose(rows.mean, np.where(some, means, 0), atol=2e-5)
 
 
-@pytest.mark.parametrize("made", [OPTIMISED, EfficientAttention, SUPER])
-def test_the_released_softmax_is_over_the_queries_ours_over_the_keys(made):
-    x = tokens(B, L, C)
-    for fields, axis in (({}, -1), ({"as_published": True}, -2), ({"as_published": True, "softmax_axis": "keys"}, -1)):
-        module = made(num_heads=H, **fields)
-        weights = calls.apply(module, random_variables(module, x), x, method="weights")
-        np.testing.assert_allclose(weights.sum(axis), np.ones((B, H, L)), atol=1e-5)
-        assert not np.allclose(weights.sum(-3 - axis), 1, atol=1e-2)
+PUBLISHED = {"as_published": True}
+
+
+@pytest.mark.parametrize(
+    ("made", "fields", "axis"),
+    [
+        (OPTIMISED, {}, -1),
+        (OPTIMISED, PUBLISHED, -2),
+        (EfficientAttention, PUBLISHED, -2),
+        (SUPER, PUBLISHED, -2),
+        (SUPER, PUBLISHED | {"softmax_axis": "keys"}, -1),
+    ],
+)
+def test_the_released_softmax_is_over_the_queries_ours_over_the_keys(made, fields, axis):
+    module, x = made(num_heads=H, **fields), tokens(B, L, C)
+    weights = calls.apply(module, random_variables(module, x), x, method="weights")
+    np.testing.assert_allclose(weights.sum(axis), np.ones((B, H, L)), atol=1e-5)
+    assert not np.allclose(weights.sum(-3 - axis), 1, atol=1e-2)
 
 
 def test_softmax_attention_has_the_released_axis_too():
@@ -160,30 +169,24 @@ def test_softmax_attention_has_the_released_axis_too():
     module = SoftmaxAttention(num_heads=H, num_key_heads=1, value_dim=4, softmax_axis="queries")
     params = random_variables(module, x)["params"]
     assert params["out"]["kernel"].shape == (H, 4, C)
-
-    @jax.jit
-    def weights_and_output(params, x):
-        weights = module.apply({"params": params}, x, method="weights")
-        return weights, module.apply({"params": params}, x)
-
-    weights, y = weights_and_output(params, x)
+    y, sown = calls.apply(module, {"params": params}, x, mutable=["intermediates"])
     params = jax.tree.map(np.asarray, params)
     q, k, v = (
         np.einsum("btc,chd->bhtd", x, params[name]["kernel"]) + params[name]["bias"][:, None]
         for name in ("query", "key", "value")
     )
     expected = softmax(np.einsum("bhtd,bsd->bhts", q, k[:, 0]) / np.sqrt(E), -2)
-    np.testing.assert_allclose(weights, expected, atol=2e-6)
+    np.testing.assert_allclose(sown["intermediates"]["weights"][0], expected, atol=2e-6)
     merged = np.einsum("bhts,bse,hec->btc", expected, v[:, 0], params["out"]["kernel"])
     np.testing.assert_allclose(y, merged + params["out"]["bias"], atol=2e-5, rtol=1e-4)
 
 
 def test_a_softmax_over_queries_keeps_the_contract_where_it_can():
-    # One query depends on the others by design, and its weights do not sum to 1.
+    # One query depends on the others by design, and its weights, which the equation gives above, do not sum to 1.
     properties = ("batch_axes", "padding", "truncation", "empty_rows", "segments", "decode", "bfloat16")
-    properties += ("implementations", "batch_independence", "gradients", "dropout", "weights", "energies", "causality")
-    made = functools.partial(SuperAttention, softmax_axis="queries", max_length=L)
-    lacks = SuperAttention.lacks | {"probabilities": "columns sum to 1", "decode": "it is not causal"}
+    properties += ("implementations", "batch_independence", "gradients", "dropout", "energies")
+    made = functools.partial(EfficientAttention, softmax_axis="queries")
+    lacks = {"decode": "it is not causal"}
     check_mechanism(made, causal=False, lacks=lacks, sizes=Sizes(head_dim=None, width=C), properties=properties)
 
 
@@ -211,8 +214,8 @@ def identity_projections(*names):
 @pytest.mark.parametrize("causal", [False, True])
 def test_each_is_the_one_before_with_an_identity_in_the_place_of_a_projection(causal):
     x = tokens(B, T, C)
-    modules = [made(num_heads=H, causal=causal) for made in (SoftmaxAttention, OptimisedAttention, EfficientAttention)]
-    modules.append(SUPER(num_heads=H, causal=causal))
+    fields = {"num_heads": H, "causal": causal, "implementation": "dense"}
+    modules = [made(**fields) for made in (SoftmaxAttention, OptimisedAttention, EfficientAttention, SUPER)]
     params = random_variables(modules[2], x)["params"]
     alike = {
         "mixing": {"kernel": np.eye(L, dtype=np.float32)[:, None], "bias": np.zeros((1, L), np.float32)},
@@ -228,8 +231,8 @@ def test_each_is_the_one_before_with_an_identity_in_the_place_of_a_projection(ca
 
 def test_the_released_matrix_takes_one_length_ours_any_up_to_its_own():
     long, short = tokens(B, L, C), tokens(B, T, C)
-    ours = SUPER(num_heads=H)
-    released = SUPER(num_heads=H, as_published=True, softmax_axis="keys")
+    made = functools.partial(SuperAttention, H, implementation="dense")
+    ours, released = made(max_length=L), made(max_length=L, as_published=True, softmax_axis="keys")
     variables = random_variables(ours, long)
     apply = calls.apply
     np.testing.assert_allclose(apply(ours, variables, long), apply(released, variables, long), atol=2e-5, rtol=1e-4)
@@ -238,16 +241,16 @@ def test_the_released_matrix_takes_one_length_ours_any_up_to_its_own():
     # Shorter: the top-left block of the same matrix.
     block = jax.tree.map(lambda leaf: leaf[:T, :, :T] if leaf.ndim == 3 else leaf[:, :T], variables["params"]["mixing"])
     small = {"params": variables["params"] | {"mixing": block}}
-    expected = apply(SuperAttention(H, max_length=T), small, short)
+    expected = apply(made(max_length=T), small, short)
     np.testing.assert_allclose(apply(ours, variables, short), expected, atol=1e-6)
     # Without max_length it is that of the parameters.
-    np.testing.assert_allclose(apply(SuperAttention(H), small, short), expected, atol=1e-6)
+    np.testing.assert_allclose(apply(made(), small, short), expected, atol=1e-6)
     with pytest.raises(UserError, match=r"at most max_length 13 tokens, but there are 14: .* at least 14"):
         apply(ours, variables, tokens(B, 14, C))
 
 
 def test_the_causal_matrix_is_lower_triangular():
-    module, x = SUPER(num_heads=H, causal=True), tokens(1, L, C)
+    module, x = SUPER(num_heads=H, causal=True, implementation="dense"), tokens(1, L, C)
     variables = random_variables(module, x)
 
     def loss(kernel):
@@ -261,8 +264,9 @@ def test_the_causal_matrix_is_lower_triangular():
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_long_pack_is_mixed_as_its_sequences_alone(causal):
     # 210 tokens: more than one block of rows. Two sequences in turns, so that positions are not a shift of the place.
-    ids = np.random.default_rng(5).integers(0, 3, (1, 210)).astype(np.int32)
-    module, x = SuperAttention(H, causal=causal, max_length=210, shared=False), np.asarray(tokens(1, 210, C))
+    ids = np.random.default_rng(5).permutation(np.arange(210, dtype=np.int32) % 3)[None]
+    module = SuperAttention(H, causal=causal, max_length=210, shared=False, implementation="dense")
+    x = np.asarray(tokens(1, 210, C))
     variables = random_variables(module, x)
     packed = calls.apply(module, variables, x, ids)
     for segment in (1, 2):
@@ -282,21 +286,17 @@ def test_positions_in_segments():
 def test_64_decoded_tokens_are_those_of_the_full_pass(made, segments):
     x = np.asarray(tokens(1, 64, C))
     mask = np.int32([[1] * 23 + [0] * 2 + [4] * 39]) if segments else None
-    module = made(num_heads=H, causal=True, decode=True, rotary=not segments)
-    variables = random_variables(module.clone(decode=False), x)
-    full = calls.apply(module.clone(decode=False), variables, x, mask)
-    cache = calls.init(module, x)["cache"]
-    step = jax.jit(functools.partial(module.apply, mutable=["cache"]))
+    module = made(num_heads=H, causal=True, rotary=not segments)
+    variables, decoder = random_variables(module, x), module.clone(decode=True)
+    full = calls.apply(module.clone(implementation="dense"), variables, x, mask)
+    cache = {"cache": calls.empty_cache(module, x)}
+    step = jax.jit(functools.partial(decoder.apply, mutable=["cache"]))
     for t in range(64):
         part = slice(t, t + 1)
-        y, cache = step(variables | cache_of(cache), x[:, part], None if mask is None else mask[:, part])
+        y, cache = step(variables | cache, x[:, part], None if mask is None else mask[:, part])
         np.testing.assert_allclose(y, full[:, part], atol=5e-5, rtol=1e-4, err_msg=f"token {t}")
-    y, _ = step(variables | cache_of(cache), x[:, :1], None if mask is None else mask[:, :1])
+    y, _ = step(variables | cache, x[:, :1], None if mask is None else mask[:, :1])
     assert np.isnan(y).all()  # the cache is full
-
-
-def cache_of(cache):
-    return cache if "cache" in cache else {"cache": cache}
 
 
 def test_efficient_attention_remembers_one_array():
@@ -344,13 +344,27 @@ def test_what_a_user_can_get_wrong():
         call(SuperAttention, jnp.ones((B, T, T), bool))
 
 
-REDUCED = (OptimisedAttention, EfficientAttention, SuperAttention)
-COSTS = [(made, fields) for made in REDUCED for fields in ({}, {"causal": True}, {"use_bias": False} | QUERIES)]
+ALIKE, CROSSED = (64, 64, 32), (32, 96, 64)
+"""Queries, keys and width: of self-attention, and to a longer context. Below, each class and each form has both."""
 
 
-@pytest.mark.parametrize(("made", "fields"), [*COSTS, (SoftmaxAttention, QUERIES)])
-@pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 32), (32, 96, 64)])
-def test_cost_is_what_xla_counts_on_the_dense_path(made, fields, queries, keys, width):
+@pytest.mark.parametrize(
+    ("made", "fields", "sizes"),
+    [
+        (OptimisedAttention, {}, ALIKE),
+        (OptimisedAttention, {"causal": True}, CROSSED),
+        (OptimisedAttention, {"use_bias": False} | QUERIES, CROSSED),
+        (EfficientAttention, {}, CROSSED),
+        (EfficientAttention, {"causal": True}, ALIKE),
+        (EfficientAttention, {"use_bias": False} | QUERIES, ALIKE),
+        (SuperAttention, {}, CROSSED),
+        (SuperAttention, {"causal": True}, ALIKE),
+        (SuperAttention, {"use_bias": False} | QUERIES, CROSSED),
+        (SoftmaxAttention, QUERIES, CROSSED),
+    ],
+)
+def test_cost_is_what_xla_counts_on_the_dense_path(made, fields, sizes):
+    queries, keys, width = sizes
     module = made(num_heads=4, implementation="dense", **fields)
     x, context = (jax.ShapeDtypeStruct((2, n, width), jnp.float32) for n in (queries, keys))
     context = None if queries == keys else context

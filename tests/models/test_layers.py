@@ -27,10 +27,9 @@ ORACLES = {
 }
 
 
-def random_like(params, seed=0):
-    """The same tree with every leaf random, so that biases, scales and zeros count."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), nn.unbox(params))
+def random_params(module, x):
+    """Every leaf random, so that biases, scales and zeros count."""
+    return jax.tree.map(np.asarray, calls.random_variables(module, x, spread=1)["params"])
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -64,9 +63,9 @@ def test_an_unknown_activation_names_the_nearest():
 
 
 def test_the_mlp_is_two_affine_maps_around_the_activation():
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 5)), jnp.float32)
+    x = np.random.default_rng(1).standard_normal((2, 3, 5), np.float32)
     mlp = Mlp(hidden_dim=7, activation="relu")
-    p = random_like(calls.init(mlp, x)["params"])
+    p = random_params(mlp, x)
     hidden = np.maximum(x @ p["hidden"]["kernel"] + np.asarray(p["hidden"]["bias"])[None, None], 0)
     expected = hidden @ p["output"]["kernel"] + np.asarray(p["output"]["bias"])[None, None]
     np.testing.assert_allclose(calls.apply(mlp, {"params": p}, x), expected, rtol=1e-5, atol=1e-5)
@@ -85,7 +84,7 @@ def normalized(x, epsilon):
 def test_layer_norm_has_scale_bias_and_epsilon():
     x = jnp.asarray(0.1 * np.random.default_rng(2).normal(size=(3, 5)), jnp.float32)
     norm = layer_norm(epsilon=0.5, dtype=jnp.float32)
-    p = random_like(calls.init(norm, x)["params"])
+    p = random_params(norm, x)
     expected = normalized(x, 0.5) * np.asarray(p["scale"])[None] + np.asarray(p["bias"])[None]
     np.testing.assert_allclose(calls.apply(norm, {"params": p}, x), expected, rtol=1e-5, atol=1e-6)
 
@@ -102,18 +101,18 @@ def test_layer_norm_statistics_are_float32_and_do_not_cancel():
 
 def test_token_embeddings_are_rows_and_output_weights():
     embedding = TokenEmbedding(vocab_size=5, width=3)
-    tokens = jnp.asarray([[4, 0, 2], [1, 1, 3]])
-    params = calls.init(embedding, tokens)["params"]
+    tokens = np.asarray([[4, 0, 2], [1, 1, 3]])
+    params = random_params(embedding, tokens)
     table = params["embedding"]
-    np.testing.assert_array_equal(calls.apply(embedding, {"params": params}, tokens), table[np.asarray(tokens)])
-    x = jnp.asarray(np.random.default_rng(4).normal(size=(2, 7, 3)), jnp.float32)
+    np.testing.assert_array_equal(calls.apply(embedding, {"params": params}, tokens), table[tokens])
+    x = np.random.default_rng(4).standard_normal((2, 7, 3), np.float32)
     logits = calls.apply(embedding, {"params": params}, x, method="attend")
     np.testing.assert_allclose(logits, x @ table.T, rtol=1e-5, atol=1e-6)
 
 
 def test_a_token_outside_the_vocabulary_is_nan():
     embedding = TokenEmbedding(vocab_size=5, width=3)
-    variables = calls.init(embedding, jnp.zeros((1, 1), jnp.int32))
+    variables = calls.random_variables(embedding, np.zeros((1, 1), np.int32))
     rows = calls.apply(embedding, variables, jnp.asarray([[4, 5]]))
     assert np.isfinite(rows[0, 0]).all()
     assert np.isnan(rows[0, 1]).all()
@@ -123,7 +122,7 @@ def test_patches_are_read_row_by_row_and_projected():
     batch, patch, rows, columns, channels, width = 2, 3, 2, 5, 1, 7
     x = np.random.default_rng(5).standard_normal((batch, rows * patch, columns * patch, channels), np.float32)
     embedding = PatchEmbedding(patch, width)
-    p = random_like(calls.init(embedding, x)["params"])["projection"]
+    p = random_params(embedding, x)["projection"]
     patches = x.reshape(batch, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(batch, rows * columns, patch * patch * channels)
     expected = patches @ np.asarray(p["kernel"]).reshape(-1, width) + np.asarray(p["bias"])[None, None]
@@ -134,7 +133,7 @@ def test_patches_are_read_row_by_row_and_projected():
 def test_a_patch_that_does_not_divide_the_picture_is_refused():
     assert num_patches((6, 15), 3) == 10
     with pytest.raises(UserError, match="patch_size 4 does not divide pictures of 8 x 6 pixels"):
-        PatchEmbedding(4, 8).init(jax.random.key(0), jnp.ones((1, 8, 6, 1)))
+        calls.shapes(PatchEmbedding(4, 8), np.ones((1, 8, 6, 1), np.float32))
     with pytest.raises(UserError, match="patch_size 4 does not divide pictures of 6 x 8 pixels"):
         num_patches((6, 8), 4)
     with pytest.raises(UserError, match="patch_size 0"):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn.core import SPARSE
+from tests import calls
 
 
 def tokens(*shape, seed=0):

@@ -76,10 +76,15 @@ def check_call(recorded: Recorded) -> Iterator[Result]:
         yield Result(recorded.name, "none", problem=f"could not be built: {type(error).__name__}: {error}")
         return
     chosen = module.clone(implementation=None) if hasattr(module, "implementation") else module
-    yield _through(recorded, chosen, "default")
+    with core.implementations_taken() as taken:
+        by_default = _through(recorded, chosen, "default")
+    yield by_default
     if not hasattr(module, "implementation"):
         return
     for name in core.native_implementations():
+        if set(taken) == {name}:  # named, it would be the same program
+            yield dataclasses.replace(by_default, implementation=name)
+            continue
         try:
             yield _through(recorded, module.clone(implementation=name), name)
         except UserError:  # it says why it cannot serve

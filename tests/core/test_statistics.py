@@ -78,7 +78,7 @@ def test_statistics_equal_numpy(name):
 
 def test_closed_form_of_uniform_attention():
     """Equal scores: entropy log(t + 1), distance t / 2, every weight 1 / (t + 1)."""
-    call = cast(CASES["causal"](), jnp.float32)
+    call = cast(CASES["causal, equal heads"](), jnp.float32)
     zero = {**call, "q": jnp.zeros_like(call["q"])}
     lse = jnp.asarray(attended(zero)[1])
     del zero["v"]

@@ -68,8 +68,8 @@ class Result:
         return self.problem is None and all(error is None or error.holds for error in (self.output, self.gradient))
 
 
-def check_call(recorded: Recorded) -> Iterator[Result]:
-    """The results of a case, one for each implementation of attention that can compute it."""
+def check_call(recorded: Recorded, by_name: bool) -> Iterator[Result]:
+    """The results of a case by default, and with `by_name` by each implementation of attention that can compute it."""
     try:
         module, _ = load(recorded.mechanism, recorded.settings, recorded.group("param"))
     except Exception as error:  # whatever prevents it, a case that cannot be built has failed
@@ -79,7 +79,7 @@ def check_call(recorded: Recorded) -> Iterator[Result]:
     with core.implementations_taken() as taken:
         by_default = _through(recorded, chosen, "default")
     yield by_default
-    if not hasattr(module, "implementation"):
+    if not by_name or not hasattr(module, "implementation"):
         return
     for name in core.native_implementations():
         if set(taken) == {name}:  # named, it would be the same program

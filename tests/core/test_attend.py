@@ -1,13 +1,14 @@
 """Every implementation against a float64 oracle, value and gradient, on one table of cases."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.core import Causal, Dot, Dropout, Padding, Window, attend, explain
+from jattn.core import Causal, Dot, Dropout, Padding, Window, attend, explain, implementations_taken
 from jattn.errors import UserError
 from tests.core.cases import CASES, attended, cast, tokens
 
@@ -251,6 +252,16 @@ def test_explain_is_pure_and_speaks_of_all():
 def test_shapes_that_do_not_fit_raise(change, message):
     with pytest.raises(ValueError, match=message):
         attend(**{**cast(tokens(), jnp.float32), **change})
+
+
+def test_implementations_taken_are_those_of_the_calls_within():
+    call = cast(tokens(), jnp.float32)
+    with implementations_taken() as taken:
+        explain(**call)
+        for name in (None, "dense"):
+            jax.eval_shape(functools.partial(attend, implementation=name), call["q"], call["k"], call["v"])
+    jax.eval_shape(attend, call["q"], call["k"], call["v"])
+    assert taken == ["blockwise", "dense"]
 
 
 def test_scale_of_dot_is_an_option():

@@ -2,6 +2,7 @@
 
 from jattn.core.attend import IMPLEMENTATIONS, attend, explain, native_implementations
 from jattn.core.biases import Bias, Causal, Reach, Sum, Window
+from jattn.core.choice import implementations_taken
 from jattn.core.dropout import Dropout
 from jattn.core.masks import All, Allowed, Mask, Padding, Past, Segments
 from jattn.core.merging import merged
@@ -61,6 +62,7 @@ __all__ = [
     "explain",
     "features",
     "gather",
+    "implementations_taken",
     "in_pieces",
     "mean_energy",
     "merged",

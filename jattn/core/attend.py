@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jattn.core.banded import banded, banded_cannot, banded_rather_not
 from jattn.core.blockwise import blockwise
 from jattn.core.call import group
-from jattn.core.choice import Choice, Implementation, Request, choose
+from jattn.core.choice import Choice, Implementation, Request, choose, take
 from jattn.core.dense import dense
 from jattn.core.dropout import Dropout
 from jattn.core.library import library, library_cannot
@@ -56,7 +56,7 @@ def attend(
     request = Request.of(
         q, k, v, score=score, bias=bias, mask=mask, offset=offset, dropout=dropout, named=implementation
     )
-    run = IMPLEMENTATIONS[choose(IMPLEMENTATIONS, request).implementation].run
+    run = take(IMPLEMENTATIONS, request)
     if dropout is not None:
         dropout = dataclasses.replace(dropout, seed=jnp.asarray(dropout.seed, jnp.uint32))
     arguments = q, k, v, score, bias, mask, jnp.asarray(offset, jnp.int32), dropout

@@ -1,7 +1,9 @@
 """Which implementation serves a call, and why the others do not."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -103,6 +105,29 @@ class Choice:
     def __str__(self) -> str:
         others = "; ".join(f"not {name}: {reason}" for name, reason in self.reasons.items())
         return f"attention by {self.implementation} ({others})"
+
+
+_taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)
+
+
+@contextlib.contextmanager
+def implementations_taken() -> Iterator[list[str]]:
+    """The names of the implementations that `attend` takes within it, a name for each call that runs or is traced."""
+    taken: list[str] = []
+    token = _taken.set(taken)
+    try:
+        yield taken
+    finally:
+        _taken.reset(token)
+
+
+def take(table: Mapping[str, Implementation], request: Request) -> Callable[[Call], tuple[Array, Array]]:
+    """What computes the request, noted for `implementations_taken`."""
+    name = choose(table, request).implementation
+    taken = _taken.get()
+    if taken is not None:
+        taken.append(name)
+    return table[name].run
 
 
 def choose(table: Mapping[str, Implementation], request: Request) -> Choice:

@@ -51,12 +51,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def check(recorded: Recorded) -> Iterator[Result]:
-    """The results of a case: one for each implementation that can compute it, and those of what else is recorded."""
+def check(recorded: Recorded, by_name: bool = True) -> Iterator[Result]:
+    """The results of a case: of the implementation that is taken by default, with `by_name` of each that can compute
+    it, and of what else is recorded."""
     if recorded.mechanism == optimizer_cases.OPTIMIZER:
-        yield from optimizer_cases.check(recorded)
+        yield from optimizer_cases.check(recorded, by_name)
         return
-    for kind in (check_call, optimizer_cases.check_energy, loss_terms.check):
+    yield from check_call(recorded, by_name)
+    for kind in (optimizer_cases.check_energy, loss_terms.check):
         yield from kind(recorded)
 
 

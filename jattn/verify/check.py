@@ -68,18 +68,23 @@ class Result:
         return self.problem is None and all(error is None or error.holds for error in (self.output, self.gradient))
 
 
-def check_call(recorded: Recorded) -> Iterator[Result]:
-    """The results of a case, one for each implementation of attention that can compute it."""
+def check_call(recorded: Recorded, by_name: bool) -> Iterator[Result]:
+    """The results of a case by default, and with `by_name` by each implementation of attention that can compute it."""
     try:
         module, _ = load(recorded.mechanism, recorded.settings, recorded.group("param"))
     except Exception as error:  # whatever prevents it, a case that cannot be built has failed
         yield Result(recorded.name, "none", problem=f"could not be built: {type(error).__name__}: {error}")
         return
     chosen = module.clone(implementation=None) if hasattr(module, "implementation") else module
-    yield _through(recorded, chosen, "default")
-    if not hasattr(module, "implementation"):
+    with core.implementations_taken() as taken:
+        by_default = _through(recorded, chosen, "default")
+    yield by_default
+    if not by_name or not hasattr(module, "implementation"):
         return
     for name in core.native_implementations():
+        if set(taken) == {name}:  # named, it would be the same program
+            yield dataclasses.replace(by_default, implementation=name)
+            continue
         try:
             yield _through(recorded, module.clone(implementation=name), name)
         except UserError:  # it says why it cannot serve

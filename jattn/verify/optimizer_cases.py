@@ -4,6 +4,7 @@ A run is some steps on a block with the loss mean((block(x_t) - y_t)^2). Recorde
 the raw gradients and the parameters of each step. What runs here is the trainer's own chain, built from options.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -52,11 +53,15 @@ def optimizer(settings: dict[str, Any]) -> Optimizer:
     return build(config, settings["steps"])
 
 
-def check(recorded: Recorded) -> Iterator[Result]:
-    """The results of a recorded run, one for each implementation of attention that can compute it."""
-    for name in (None, *core.native_implementations()):
+def check(recorded: Recorded, by_name: bool) -> Iterator[Result]:
+    """The results of a recorded run by default, and with `by_name` by each implementation that can compute it."""
+    by_default, taken = None, []
+    for name in (None, *(core.native_implementations() if by_name else ())):
+        if set(taken) == {name}:  # named, it would be the same program
+            yield dataclasses.replace(by_default, implementation=name)
+            continue
         try:
-            with jax.default_matmul_precision("float32"):
+            with jax.default_matmul_precision("float32"), core.implementations_taken() as of_this:
                 found = replay(recorded, name)
         except UserError as error:
             if name is None:
@@ -68,12 +73,15 @@ def check(recorded: Recorded) -> Iterator[Result]:
             continue
         raw, others = ([key for key in found if ("/grad_raw/" in key) is yes] for yes in (True, False))
         arrays = recorded.arrays
-        yield Result(
+        result = Result(
             recorded.name,
             name or "default",
             worst({key: deviation(found[key], arrays[key], _atol(recorded, key), OUTPUT_RTOL) for key in others}),
             worst({key: deviation(found[key], arrays[key], GRADIENT_ATOL, 0.0) for key in raw}),
         )
+        if name is None:
+            by_default, taken = result, of_this
+        yield result
 
 
 def replay(recorded: Recorded, implementation: str | None = None) -> dict[str, Array]:
@@ -100,25 +108,24 @@ def replay(recorded: Recorded, implementation: str | None = None) -> dict[str, A
         updates, state = tx.update(gradient, state, params, energies=energies, value=loss)
         (energy,) = jax.tree.leaves(energies)
         factor = scale.update({"of": jnp.ones(())}, optax.EmptyState(), energies=energies)[0]["of"]
-        return (
-            optax.apply_updates(params, updates),
-            state,
-            gradient,
-            {"losses": loss, "energy": energy, "factor": factor},
-        )
+        params = optax.apply_updates(params, updates)
+        released = {
+            kind: dump(recorded.mechanism, settings, {"params": tree}, shapes)
+            for kind, tree in (("grad_raw", gradient), ("param", params))
+        }
+        return params, state, released, {"losses": loss, "energy": energy, "factor": factor}
 
     params = variables["params"]
     state, scalars, found = tx.init(params), [], {}
     for t in range(settings["steps"]):
-        params, state, gradient, of_step = step(params, state, inputs["x"][t], inputs["y"][t])
+        params, state, released, of_step = step(params, state, inputs["x"][t], inputs["y"][t])
         scalars.append(of_step)
-        for kind, tree in (("grad_raw", gradient), ("param", params)):
-            released = dump(recorded.mechanism, settings, {"params": tree}, shapes)
-            found |= {f"step{t + 1}/{kind}/{name}": value for name, value in released.items()}
+        for kind, arrays in released.items():
+            found |= {f"step{t + 1}/{kind}/{name}": value for name, value in arrays.items()}
         if _normalises_rounding(settings):
             # The energies of the next steps depend on it, though the loss does not.
             own = {WITHOUT_GRADIENT: jnp.asarray(recorded.arrays[f"step{t + 1}/param/{WITHOUT_GRADIENT}"])}
-            _, variables = load(recorded.mechanism, settings, released | own)
+            _, variables = load(recorded.mechanism, settings, released["param"] | own)
             params = variables["params"]
     return found | {name: jnp.stack([of_step[name] for of_step in scalars]) for name in scalars[0]}
 
@@ -131,19 +138,25 @@ def check_energy(recorded: Recorded) -> Iterator[Result]:
     try:
         module, variables = load(recorded.mechanism, recorded.settings, recorded.group("param"))
         with jax.default_matmul_precision("float32"):
-            inputs = jax.tree.map(jnp.asarray, recorded.group("in"))
-            _, sown = with_arguments(module, variables, inputs, mutable=["energies"])
-        (energy,) = jax.tree.leaves(sown["energies"])
-        scaled, _ = attention_informed(0.1).update({"of": jnp.ones(())}, optax.EmptyState(), energies=sown["energies"])
+            energy, scaled = _energy(module, variables, recorded.group("in"))
     except Exception as error:  # as for the call itself
         yield Result(recorded.name, "energy", problem=f"{type(error).__name__}: {error}")
         return
-    found = {name: energy, factor: scaled["of"]}
+    found = {name: energy, factor: scaled}
     yield Result(
         recorded.name,
         "energy",
         worst({key: deviation(found[key], recorded.arrays[key], OUTPUT_ATOL, OUTPUT_RTOL) for key in found}),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _energy(module: Any, variables: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
+    """The energy of a call, and the factor of an update that it gives."""
+    _, sown = with_arguments(module, variables, inputs, mutable=["energies"])
+    (energy,) = jax.tree.leaves(sown["energies"])
+    scaled, _ = attention_informed(0.1).update({"of": jnp.ones(())}, optax.EmptyState(), energies=sown["energies"])
+    return energy, scaled["of"]
 
 
 def _atol(recorded: Recorded, key: str) -> float:

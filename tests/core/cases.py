@@ -111,12 +111,9 @@ def allowed():
 
 CASES: dict[str, Callable[[], dict]] = {
     "dot": tokens,
-    "one key head": lambda: tokens(key_heads=1),
-    "equal heads": lambda: tokens(key_heads=HEADS),
-    "causal": lambda: {**tokens(queries=KEYS), "bias": Causal()},
-    "causal, more keys, offset": lambda: {**tokens(), "bias": Causal(), "offset": KEYS - QUERIES},
+    "causal, equal heads": lambda: {**tokens(queries=KEYS, key_heads=HEADS), "bias": Causal()},
     "causal, more queries": lambda: {**tokens(queries=KEYS, keys=QUERIES), "bias": Causal()},
-    "window": lambda: {**tokens(queries=KEYS), "bias": Window(left=23, right=5)},
+    "window, one key head": lambda: {**tokens(queries=KEYS, key_heads=1), "bias": Window(left=23, right=5)},
     "causal window beyond the keys": lambda: {**tokens(), "bias": Causal() + Window(17, 0), "offset": KEYS - 11},
     "one query": lambda: {**tokens(queries=1), "bias": Causal(), "offset": 137},
     "padding, empty rows": padding,

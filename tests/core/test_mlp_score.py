@@ -46,8 +46,8 @@ def test_scores_are_those_of_the_network_on_concatenated_tokens(sizes):
 
 @pytest.mark.parametrize("heads", [1, H])
 def test_blockwise_agrees_with_dense(heads):
-    score, _ = network(heads)
-    arguments = score, rows(20, SIZES[0], T), rows(40, SIZES[0], S), random(60, B, H, S, E)
+    score, _ = network(heads, (3, 2))
+    arguments = score, rows(20, 3, T), rows(40, 3, S), random(60, B, H, S, E)
     cotangent = random(61, B, H, T, E)
 
     def gradients(implementation):

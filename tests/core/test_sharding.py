@@ -16,25 +16,27 @@ from tests.core.cases import Network, cast, fade, network
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 call = cast(network(heads=4, key_heads=2, queries=149, keys=149), jnp.float64)
-bias, score = fade(4) + Causal(), call.pop("score")
+score = call.pop("score")
 call = jax.tree.map(lambda x: jnp.concatenate([x, x * 0.7, x - 0.2, -x]), call)
-parameters = score, bias
 
 def loss(parameters, call, implementation):
     score, bias = parameters
     out, lse = attend(**call, score=score, bias=bias, dropout=Dropout(0.2, 7), implementation=implementation)
     return (out**2).sum() + jnp.sin(lse).sum()
 
-expected = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)(parameters, call, "dense")
+run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
 
-for shape in ((4, 2), (8, 1), (2, 4), (1, 2)):
+# Both axes divided, and the examples by the compiler, with a bias that makes a larger program, and is itself divided;
+# the examples alone, of whose heads four devices cannot have as many each, and the heads alone, without one.
+for shape, bias in (((4, 2), fade(4) + Causal()), ((8, 1), fade(4) + Causal()), ((2, 4), Causal()), ((1, 2), Causal())):
+    parameters = score, bias
+    expected = run(parameters, call, "dense")
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2,
                          devices=jax.devices()[: shape[0] * shape[1]])
     model = "model" if 2 % shape[1] == 0 else None
     placed = jax.device_put(call, NamedSharding(mesh, P("data", model)))
     # Without a mesh in sight the compiler divides the program by itself, from where its inputs lie.
     with contextlib.nullcontext() if shape == (8, 1) else jax.set_mesh(mesh):
-        run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
         compiled = run.lower(parameters, placed, "blockwise").compile()
         found, text = compiled(parameters, placed), compiled.as_text()
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -11,6 +11,7 @@ from jattn import models
 from jattn.errors import UserError
 from jattn.interop import gpt2, tensors, timm_vit
 from jattn.interop.foreign import check_fit
+from tests import calls
 from tests.interop.made import gpt2_logits, gpt2_tensors, vit_logits, vit_tensors
 
 TOKENS = np.array([3, 0, 18, 18, 7, 11, 2])
@@ -28,7 +29,7 @@ def save(folder, content, name="model.safetensors", **settings):
 def logits(found, inputs):
     check_fit(found)
     model = models.build(found.model, found.task)
-    return np.asarray(model.apply({"params": found.params}, jnp.asarray(inputs)[None]))[0]
+    return calls.apply(model, {"params": found.params}, inputs[None])[0]
 
 
 @pytest.fixture(scope="module")

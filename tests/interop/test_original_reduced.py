@@ -135,12 +135,11 @@ def classifier(settings, params, tokens):
     return linear("dense2", np.maximum(linear("dense1", x.mean(1)), 0))
 
 
-@pytest.mark.parametrize("length", [11, 1])
 @pytest.mark.parametrize(
-    "options",
+    ("options", "length"),
     [
-        {"layer_type": "Super", "shared_W_a": True, "softmax_dim": 1, "n_heads": 5},
-        {"layer_type": "SDPA", "shared_W_a": True, "softmax_dim": 1, "n_heads": 4},  # 4 does not divide 15
+        ({"layer_type": "Super", "shared_W_a": True, "softmax_dim": 1, "n_heads": 5}, 11),
+        ({"layer_type": "SDPA", "shared_W_a": True, "softmax_dim": 1, "n_heads": 4}, 1),  # 4 does not divide 15
     ],
 )
 def test_the_classifier_reads_padding_and_repeats_a_single_token(options, length):

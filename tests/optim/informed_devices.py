@@ -39,11 +39,17 @@ def optimizer() -> Optimizer:
     return Optimizer(tx, rate, reads_energies=True, reads_attention_gradients=True)
 
 
+START = []  # the initial state, of one device: it takes long to compile
+
+
 def run(strategy, num_data, num_model, micro_batches):
     cfg = eight_devices.config(strategy, num_data, num_model, micro_batches)
+    cfg.model.implementation = "dense"  # the least to compile: tests/core/test_sharding.py divides the other
     dataset = data.build(cfg.data)
     steps = parallel.build(cfg, models.build(cfg.model, dataset.task), optimizer(), dataset)
-    state = steps.init_state()
+    if not START:
+        START.append(jax.device_get(steps.init_state()))
+    state = jax.device_put(START[0], jax.tree.map(lambda x: x.sharding, steps.abstract_state))
     for n in range(3):
         state, metrics = steps.train_step(state, data.train_batch(dataset, cfg.seed, n, cfg.data.batch_size))
     arrays = {path_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state)}

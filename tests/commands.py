@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -53,9 +54,14 @@ def start_all(cache: Path, lines: list[list[str]], **variables: str) -> subproce
     return start(cache, "-m", "tests.one_after_another", json.dumps(lines), **variables)
 
 
-def outcomes(process: subprocess.Popen) -> list[subprocess.CompletedProcess]:
+def reached(process: subprocess.Popen, wanted: Callable[[str], bool]) -> None:
+    """Reads what a process prints, up to the first line that is as wanted."""
+    assert any(map(wanted, process.stdout)), process.communicate()[1]
+
+
+def outcomes(process: subprocess.Popen, timeout: float | None = None) -> list[subprocess.CompletedProcess]:
     """What became of each command line of `start_all`, when it has ended."""
-    output, errors = process.communicate()
+    output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors
     return [subprocess.CompletedProcess(process.args, **outcome) for outcome in json.loads(output.splitlines()[-1])]
 

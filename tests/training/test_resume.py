@@ -34,9 +34,9 @@ def command(workdir):
 
 def signalled(process, workdir, number, last):
     """Sends the signal at a random one of the first `last` lines on steps of the run in this folder."""
-    next(line for line in process.stdout if line.endswith(f" in {workdir}\n"))  # it begins or goes on there
+    commands.reached(process, lambda line: line.endswith(f" in {workdir}\n"))  # it begins or goes on there
     for _ in range(random.randint(1, last)):
-        next(line for line in process.stdout if line.startswith("step "))
+        commands.reached(process, lambda line: line.startswith("step "))
     process.send_signal(number)
 
 

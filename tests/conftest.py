@@ -12,6 +12,10 @@ import jax
 import pytest
 
 from tests import typechecking  # noqa: F401 - before the package is imported: it says how that is checked
+
+# isort: split
+from jattn import config_json
+from jattn.training import setup
 from tests.commands import QUICK_TO_COMPILE, compiled_folder
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
@@ -37,6 +41,28 @@ def _compiled_programs_are_forgotten():
     """A process may hold only so many: each has memory maps of its own, and Linux allows 65,530."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def experiments_are_kept():
+    """`setup.build` of a config is what it was before in the module, with programs that are traced and compiled.
+
+    For modules that train or open runs of few configs many times. That a run built anew goes on as the same is shown
+    by processes (`tests/training/test_resume.py`).
+    """
+    build, built = setup.build, {}
+
+    def kept(config, dataset=None):
+        text = config_json.to_json(config)
+        if dataset is not None:
+            return build(config, dataset)
+        if text not in built:
+            built[text] = build(config_json.from_json(text))
+        return built[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build", kept)
+        yield
 
 
 def pytest_collection_modifyitems(config, items):

@@ -20,6 +20,8 @@ from jattn.training import setup
 from jattn.training.trained import Trained, open_trained
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 EXAMPLES = np.array([5, 2, 11])
 
 

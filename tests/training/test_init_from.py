@@ -16,6 +16,8 @@ from jattn.training.init_from import collapsed, initial_weights
 from tests import runs
 from tests.commands import ROOT
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):

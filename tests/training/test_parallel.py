@@ -14,6 +14,7 @@ from jattn.config import Config
 from jattn.errors import UserError
 from jattn.optim.build import build as build_optimizer
 from jattn.training import parallel, placement
+from tests import runs
 from tests.training.made_up import Data, Model, batch
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +23,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """(arrays of a case, facts of a case) of the cases in eight_devices.py."""
-    folder = tmp_path_factory.mktemp("eight_devices")
-    command = [sys.executable, "-m", "tests.training.eight_devices", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+
+    def make(folder):
+        command = [sys.executable, "-m", "tests.training.eight_devices", str(folder)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    folder = runs.once(tmp_path_factory, "eight_devices", make)
     arrays, facts = np.load(folder / "arrays.npz"), json.loads((folder / "facts.json").read_text())
 
     def of(case):

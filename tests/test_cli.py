@@ -127,10 +127,16 @@ def snapshot(folder):
 
 
 @pytest.fixture(scope="module")
-def processes(base, cache, prepared):
-    """All commands; before and after, what lies in the folders: (results, before, after)."""
+def evaluated(finished_run, tmp_path_factory):
+    """A run that is evaluated between mistakes; where it lies, files may appear."""
+    return shutil.copytree(finished_run, tmp_path_factory.mktemp("evaluated") / "run")
+
+
+@pytest.fixture(scope="module")
+def processes(base, cache, prepared, evaluated):
+    """All commands; before and after, what lies in the folders of mistakes: (results, before, after)."""
     work = {name: ["train.py", *flags, f"--workdir={base / 'new'}"] for name, (flags, _) in TRAIN_ERRORS.items()}
-    work |= prepared
+    work |= prepared | {"no mistake": ["eval.py", f"--workdir={evaluated}"]}
     before = snapshot(base)
     with (base / "in_use" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -189,13 +195,11 @@ def test_steps_that_stay_not_finite_end_with_exit_code_3(tmp_path, capsys):
     assert cli.eval_main(["eval.py", f"--workdir={tmp_path / 'run'}", "--checkpoint=newest"]) == 0
 
 
-def test_the_user_s_path(base, cache, finished_run):
+def test_the_user_s_path(processes, evaluated):
     """Evaluation of a run prints a table and writes results.json."""
-    run = base / "path"
-    shutil.copytree(finished_run, run)
-    process = commands.run(cache, "eval.py", f"--workdir={run}")
+    process = processes[0]["no mistake"]
     assert process.returncode == 0, process.stderr
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((evaluated / "results.json").read_text())
     assert f"{results['measures']['loss']:.4f}" in process.stdout
     assert "accuracy" in process.stdout
 

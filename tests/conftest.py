@@ -12,10 +12,6 @@ import jax
 import pytest
 
 from tests import typechecking  # noqa: F401 - before the package is imported: it says how that is checked
-
-# isort: split
-from jattn import config_json
-from jattn.training import setup
 from tests.commands import QUICK_TO_COMPILE, compiled_folder
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
@@ -50,6 +46,9 @@ def experiments_are_kept():
     For modules that train or open runs of few configs many times. That a run built anew goes on as the same is shown
     by processes (`tests/training/test_resume.py`).
     """
+    from jattn import config_json  # here: most modules, and the process that hands out tests, need neither
+    from jattn.training import setup
+
     build, built = setup.build, {}
 
     def kept(config, dataset=None):

@@ -99,22 +99,22 @@ def test_a_language_model_counts_each_token_of_the_split_once(docs):
 
 
 def test_overlapping_windows_against_the_model_itself(docs):
-    """Windows of 16 with stride 5: each token is predicted from the 11 before it or more, or from all there are."""
+    """Windows of 16 with stride 11: each token is predicted from the 5 before it or more, or from all there are."""
     experiment, params = newest_params(docs, "python_docs_lm")
     tokens = np.asarray(experiment.dataset.tokens("test"), np.int32)
-    starts = np.arange(0, len(tokens) - 16, 5)
+    starts = np.arange(0, len(tokens) - 16, 11)
     place = starts[:, None] + np.arange(16)[None]
     logits = calls.apply(experiment.model, {"params": params}, tokens[place])
     losses = cross_entropies(logits, tokens[place + 1])
-    whole = evaluate(docs, checkpoint="newest", window=16, stride=5, average="windows")
+    whole = evaluate(docs, checkpoint="newest", window=16, stride=11, average="windows")
     assert whole["counted"] == losses.size
-    assert whole["windows"] == {"length": 16, "stride": 5, "average": "windows"}
+    assert whole["windows"] == {"length": 16, "stride": 11, "average": "windows"}
     np.testing.assert_allclose(whole["measures"]["perplexity"], np.exp(losses.mean(axis=1).mean()), rtol=1e-5)
-    once = evaluate(docs, checkpoint="newest", window=16, stride=5)
+    once = evaluate(docs, checkpoint="newest", window=16, stride=11)
     assert once["counted"] == len(tokens) - 1
-    rest = once["measures"]["loss"] * once["counted"] - losses[0].sum() - losses[1:, 11:].sum(dtype=np.float64)
+    rest = once["measures"]["loss"] * once["counted"] - losses[0].sum() - losses[1:, 5:].sum(dtype=np.float64)
     left = len(tokens) - 1 - (starts[-1] + 16)  # predicted in one more window, of which there is only a part
-    assert 0 < left < 5
+    assert 0 < left < 11
     assert 1 < rest / left < 9
 
 

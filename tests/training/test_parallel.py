@@ -42,8 +42,7 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize(
     ("case", "reference"),
     [
-        ("vit jit 8", "vit jit 1"),
-        ("vit jit 2x2", "vit jit 1"),
+        ("vit jit 4x2", "vit jit 1"),
         ("vit pmap 8", "vit pmap 1"),
         ("made up jit 2 in 4", "made up jit 1"),
         ("made up jit 2x2 in 2", "made up jit 1"),
@@ -75,7 +74,7 @@ def test_the_runs_train_and_draw_dropout(results):
     assert abs(with_dropout["losses"][0] - without["losses"][0]) > 1e-4
 
 
-@pytest.mark.parametrize("case", ["vit jit 1", "vit jit 8", "vit jit 2x2", "vit pmap 1", "vit pmap 8"])
+@pytest.mark.parametrize("case", ["vit jit 1", "vit jit 4x2", "vit pmap 1", "vit pmap 8"])
 def test_the_old_state_is_donated_and_the_new_one_lies_where_it_should(results, case):
     _, facts = results(case)
     assert facts["donated"]
@@ -96,7 +95,7 @@ def test_micro_batches_move_no_example_between_devices(results):
 def test_a_model_axis_divides_heads_hidden_features_and_their_moments(results):
     made = results("made up jit 2x2 in 2")[1]["shards"]  # by init_state itself
     assert made["params/attention/query/kernel"] == [5, 1, 3]
-    shards = results("vit jit 2x2")[1]["shards"]
+    shards = results("vit jit 4x2")[1]["shards"]
     for state in "params", "ema", "opt_state/precondition/mu", "opt_state/precondition/nu":
         block = f"{state}/block_0"
         assert shards[f"{block}/attention/query/kernel"] == [16, 1, 8]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,19 +49,26 @@ def start(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.
     )
 
 
+def start_all(cache: Path, lines: list[list[str]], **variables: str) -> subprocess.Popen:
+    """A process that runs several command lines one after another: see `outcomes`."""
+    return start(cache, "-m", "tests.one_after_another", json.dumps(lines), **variables)
+
+
+def reached(process: subprocess.Popen, wanted: Callable[[str], bool]) -> None:
+    """Reads what a process prints, up to the first line that is as wanted."""
+    assert any(map(wanted, process.stdout)), process.communicate()[1]
+
+
+def outcomes(process: subprocess.Popen, timeout: float | None = None) -> list[subprocess.CompletedProcess]:
+    """What became of each command line of `start_all`, when it has ended."""
+    output, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors
+    return [subprocess.CompletedProcess(process.args, **outcome) for outcome in json.loads(output.splitlines()[-1])]
+
+
 def run_all(cache: Path, lines: list[list[str]], **variables: str) -> list[subprocess.CompletedProcess]:
     """Outcomes of several command lines, run one after another by one process."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.one_after_another"],
-        cwd=ROOT,
-        env=environment(cache) | variables,
-        input=json.dumps(lines),
-        text=True,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found = json.loads(process.stdout)
-    return [subprocess.CompletedProcess(line, **outcome) for line, outcome in zip(lines, found, strict=True)]
+    return outcomes(start_all(cache, lines, **variables))
 
 
 def run(cache: Path, script: str, *argv: str, **variables: str) -> subprocess.CompletedProcess:

@@ -55,6 +55,31 @@ def _compiled_programs_are_forgotten_in_time():
         _compiled.clear()
 
 
+@pytest.fixture(scope="module")
+def experiments_are_kept():
+    """`setup.build` of a config is what it was before in the module, with programs that are traced and compiled.
+
+    For modules that train or open runs of few configs many times. That a run built anew goes on as the same is shown
+    by processes (`tests/training/test_resume.py`).
+    """
+    from jattn import config_json  # here: most modules, and the process that hands out tests, need neither
+    from jattn.training import setup
+
+    build, built = setup.build, {}
+
+    def kept(config, dataset=None):
+        text = config_json.to_json(config)
+        if dataset is not None:
+            return build(config, dataset)
+        if text not in built:
+            built[text] = build(config_json.from_json(text))
+        return built[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build", kept)
+        yield
+
+
 def pytest_collection_modifyitems(config, items):
     if "gpu" not in (config.option.markexpr or ""):
         needs_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU: run `pytest -m gpu` on a machine that has one")

@@ -128,16 +128,25 @@ def smoke_config(tmp_path_factory, name: str) -> Config:
     return config
 
 
-def smoke_run(tmp_path_factory, name: str) -> Path:
-    """The folder of a finished run of a config's smoke version; look at it, but copy it before you change it."""
-    folder = session_folder(tmp_path_factory) / "smoke" / name
+def once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of this session, filled by whichever of its workers asks for it first."""
+    folder = session_folder(tmp_path_factory) / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            train(smoke_config(tmp_path_factory, name), folder / "run")
+            make(folder)
             (folder / "done").touch()
-    return folder / "run"
+    return folder
+
+
+def smoke_run(tmp_path_factory, name: str) -> Path:
+    """The folder of a finished run of a config's smoke version; look at it, but copy it before you change it."""
+
+    def make(folder):
+        train(smoke_config(tmp_path_factory, name), folder / "run")
+
+    return once(tmp_path_factory, f"smoke/{name}", make) / "run"
 
 
 COMPARED = ("softmax", "local(window_size=4)")
@@ -147,20 +156,18 @@ COMPARED = ("softmax", "local(window_size=4)")
 def smoke_comparison(tmp_path_factory) -> Path:
     """The folder of a finished comparison of small digits models, two seeds each, and in it its page, report.html, of
     three examples; look at it, do not change it."""
-    folder = session_folder(tmp_path_factory) / "comparison"
-    folder.mkdir(parents=True, exist_ok=True)
+    return once(tmp_path_factory, "comparison", _compare) / "dir"
+
+
+def _compare(folder: Path) -> None:
     config, axis = "configs/digits_vit.py:smoke", f"model.attention.name={';'.join(COMPARED)}"
-    flags = ["--config.model.depth=2", "--config.logging.attention_every=4"]
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
-            # In this process, which has imported and compiled what runs share; the command then finds them finished.
-            grid = cells(config, [parse_axis(axis)], flags)
-            for job in runs.make_jobs(grid, range(2), folder / "dir", "test", "best"):
-                job.folder.parent.mkdir(parents=True, exist_ok=True)
-                assert worker.main(runs.worker_command(job)[3:]) == 0
-            argv = ["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", "--no-page"]
-            assert main([*argv, *flags]) == 0
-            assert main(["report", f"--comparison={folder / 'dir'}", "--examples=3"]) == 0
-            (folder / "done").touch()
-    return folder / "dir"
+    options = ("model.depth=2", "model.implementation=dense", "optim.name=adamw", "logging.attention_every=4")
+    flags = ["--noconfig.data.augment", *(f"--config.{option}" for option in options)]
+    # In this process, which has imported and compiled what runs share; the command then finds them finished.
+    grid = cells(config, [parse_axis(axis)], flags)
+    for job in runs.make_jobs(grid, range(2), folder / "dir", "test", "best"):
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        assert worker.main(runs.worker_command(job)[3:]) == 0
+    argv = ["compare", config, f"--axis={axis}", "--seeds=2", f"--workdir={folder / 'dir'}", "--no-page"]
+    assert main([*argv, *flags]) == 0
+    assert main(["report", f"--comparison={folder / 'dir'}", "--examples=3"]) == 0

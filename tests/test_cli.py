@@ -127,10 +127,16 @@ def snapshot(folder):
 
 
 @pytest.fixture(scope="module")
-def processes(base, cache, prepared):
-    """All commands; before and after, what lies in the folders: (results, before, after)."""
+def evaluated(finished_run, tmp_path_factory):
+    """A run that is evaluated between mistakes; where it lies, files may appear."""
+    return shutil.copytree(finished_run, tmp_path_factory.mktemp("evaluated") / "run")
+
+
+@pytest.fixture(scope="module")
+def processes(base, cache, prepared, evaluated):
+    """All commands; before and after, what lies in the folders of mistakes: (results, before, after)."""
     work = {name: ["train.py", *flags, f"--workdir={base / 'new'}"] for name, (flags, _) in TRAIN_ERRORS.items()}
-    work |= prepared
+    work |= prepared | {"no mistake": ["eval.py", f"--workdir={evaluated}"]}
     before = snapshot(base)
     with (base / "in_use" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -174,28 +180,26 @@ def test_help_shows_examples_and_our_flags_only(base):
         assert {line.split()[0].removeprefix("--") for line in table.splitlines()} == flags
 
 
-def test_steps_that_stay_not_finite_end_with_exit_code_3(base, cache):
-    run = base / "diverged"
+def test_steps_that_stay_not_finite_end_with_exit_code_3(tmp_path, capsys):
     training = [
-        "train.py", DIGITS, f"--workdir={run}", "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=None",
+        "train.py", DIGITS, f"--workdir={tmp_path / 'run'}", "--config.optim.name=sgd",
+        "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=None",
         "--config.max_nonfinite_steps=3", "--config.checkpoint.every=1", "--config.steps=40",
     ]  # fmt: skip
-    process, evaluation = commands.run_all(cache, [training, ["eval.py", f"--workdir={run}", "--checkpoint=newest"]])
-    assert process.returncode == 3, process.stderr
-    assert "3 steps in a row were not finite" in process.stderr
-    assert "Traceback" not in process.stderr
-    assert process.stdout.count("has been left out: batch ") == 3
-    assert "the gradient of " in process.stdout
-    assert evaluation.returncode == 0
+    assert cli.train_main(training) == 3
+    output, errors = capsys.readouterr()
+    assert "3 steps in a row were not finite" in errors
+    assert "Traceback" not in errors
+    assert output.count("has been left out: batch ") == 3
+    assert "the gradient of " in output
+    assert cli.eval_main(["eval.py", f"--workdir={tmp_path / 'run'}", "--checkpoint=newest"]) == 0
 
 
-def test_the_user_s_path(base, cache, finished_run):
+def test_the_user_s_path(processes, evaluated):
     """Evaluation of a run prints a table and writes results.json."""
-    run = base / "path"
-    shutil.copytree(finished_run, run)
-    process = commands.run(cache, "eval.py", f"--workdir={run}")
+    process = processes[0]["no mistake"]
     assert process.returncode == 0, process.stderr
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((evaluated / "results.json").read_text())
     assert f"{results['measures']['loss']:.4f}" in process.stdout
     assert "accuracy" in process.stdout
 

@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shutil
 
 import nbformat
 import pytest
@@ -26,16 +25,19 @@ def kinds(cell):
     return {output.get("name", output.output_type) for output in cell.outputs}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, tmp_path_factory, monkeypatch):
+def test_notebooks_run_from_top_to_bottom(tmp_path, tmp_path_factory, monkeypatch):
+    """As one, so that JAX is imported once; each begins without the names of those before it."""
     for name, value in commands.environment(commands.compiled_folder(tmp_path_factory)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("JATTN_SMOKE", "1")
     monkeypatch.setenv("PYTHONPATH", str(commands.ROOT))
     executed = runpy.run_path(str(commands.ROOT / "scripts" / "run_notebooks.py"))["executed"]
-    notebook = executed(shutil.copy2(path, tmp_path / path.name))
-    committed = nbformat.read(path, as_version=4)
-    for found, cell in zip(code_cells(notebook), code_cells(committed), strict=True):
+    together = nbformat.v4.new_notebook()
+    for path in NOTEBOOKS:
+        together.cells += [nbformat.v4.new_code_cell("%reset -f"), *nbformat.read(path, as_version=4).cells]
+    nbformat.write(together, tmp_path / "together.ipynb")
+    notebook = executed(tmp_path / "together.ipynb")
+    for found, cell in zip(code_cells(notebook), code_cells(together), strict=True):
         assert kinds(found) == kinds(cell), cell.source
 
 

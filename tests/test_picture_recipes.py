@@ -28,10 +28,18 @@ def linear(inputs, outputs, bias=True):
     return inputs * outputs + bias * outputs
 
 
-def vit_tiny(attention, classes=10):
-    """Patch embedding of 16 x 16 pixels and its norm, class token, 12 layers, classifier without a norm before it."""
+def vit_tiny(attention, classes=10, layers=LAYERS):
+    """Patch embedding of 16 x 16 pixels and its norm, class token, layers, classifier without a norm before it."""
     layer = 2 * 2 * D + linear(D, MLP) + linear(MLP, D) + attention
-    return linear(16 * 16 * 3, D) + 2 * D + D + LAYERS * layer + linear(D, classes)
+    return linear(16 * 16 * 3, D) + 2 * D + D + layers * layer + linear(D, classes)
+
+
+def shortened(words):
+    """The config of as many alike layers as the source's, with only the first of them."""
+    config = runs.get_config("convnn_vit", words)
+    assert (config.model.depth, config.model.layers, config.model.pattern) == (LAYERS, "", "")
+    config.model.depth = 1
+    return config
 
 
 HALF = D // 2  # of the channels, in each branch
@@ -64,7 +72,11 @@ ALIKE = {"attention_1", "convnn_spatial", "kvt_100", "sparse_strided"}
 
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm not in ALIKE])
 def test_convnn_vit_has_the_source_s_parameters(arm):
-    assert num_params(runs.get_config("convnn_vit", f"{arm},as_published")) == vit_tiny(ARMS[arm])
+    assert num_params(shortened(f"{arm},as_published")) == vit_tiny(ARMS[arm], layers=1)
+
+
+def test_all_layers_are_alike():
+    assert num_params(runs.get_config("convnn_vit", "attention,as_published")) == vit_tiny(ATTENTION)
 
 
 def test_the_counts_are_those_that_the_source_logged():
@@ -76,7 +88,7 @@ def test_the_counts_are_those_that_the_source_logged():
 
 @pytest.mark.parametrize(("words", "classes"), [("cifar100", 100), ("imagenet,as_published", 1000)])
 def test_other_data_change_the_classifier_alone(words, classes):
-    assert num_params(runs.get_config("convnn_vit", f"convnn,{words}")) == vit_tiny(ATTENTION + 9 * D, classes)
+    assert num_params(shortened(f"convnn,{words}")) == vit_tiny(ATTENTION + 9 * D, classes, layers=1)
 
 
 @pytest.mark.parametrize("words", ["neural,as_published", "softmax,cifar100"])

@@ -10,21 +10,29 @@ from tests import commands
 
 
 def test_compiled_programs_are_kept_where_the_user_says(tmp_path):
-    code = "from jattn import process; process.prepare_process(); import jax"
-    code += "; print(jax.config.jax_compilation_cache_dir)"
+    code = """
+import os, sys, jax
+from jattn import process
+for home in [None, *sys.argv[1:]]:
+    if home is not None:
+        os.environ["JATTN_CACHE"] = home
+        jax.config.update("jax_compilation_cache_dir", None)
+    process.prepare_process()
+    print(jax.config.jax_compilation_cache_dir)
+"""
 
-    def cache_of(**environment):
+    def caches_of(*homes, **environment):
+        """Where programs are kept as the environment stands, and with each JATTN_CACHE."""
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=commands.ROOT, capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code, *homes], cwd=commands.ROOT, capture_output=True, text=True, check=True,
             env={k: v for k, v in os.environ.items() if "CACHE" not in k} | {"HOME": str(tmp_path)} | environment,
         )  # fmt: skip
         assert done.stderr == ""
-        return done.stdout.strip()
+        return done.stdout.splitlines()
 
-    assert cache_of() == str(tmp_path / ".cache" / "jattn" / "jax")
-    assert cache_of(JATTN_CACHE=str(tmp_path / "mine")) == str(tmp_path / "mine" / "jax")
-    assert cache_of(JAX_COMPILATION_CACHE_DIR="/somewhere") == "/somewhere"
-    assert cache_of(JATTN_CACHE="/proc/nowhere") == "None"
+    of_home, mine = str(tmp_path / ".cache" / "jattn" / "jax"), str(tmp_path / "mine")
+    assert caches_of(mine, "/proc/nowhere") == [of_home, f"{mine}/jax", "None"]
+    assert caches_of(JAX_COMPILATION_CACHE_DIR="/somewhere") == ["/somewhere"]  # which JAX reads when it is imported
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")

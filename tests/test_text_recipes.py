@@ -29,17 +29,18 @@ def linear(inputs, outputs, bias=True):
     return inputs * outputs + bias * outputs
 
 
-def made(name, words=""):
-    """A config and its model, sized for the task that its data would have."""
+def made(name, words="", depth=None):
+    """A config and its model, sized for the task that its data would have; None: of the config's own depth."""
     config = runs.get_config(name, words)
+    config.model.depth = depth or config.model.depth
     num_outputs = losses.num_outputs(config.loss, TASKS[name])
     return config, models.build(config.model, TASKS[name], num_outputs=num_outputs)
 
 
 @functools.cache
-def params(name, words=""):
+def params(name, words="", depth=None):
     """Shapes of the parameters; nothing is computed."""
-    _, model = made(name, words)
+    _, model = made(name, words, depth)
     tokens = abstract_inputs(TASKS[name], 1)
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens)["params"])
 
@@ -109,9 +110,11 @@ def test_adaptive_span(words, sizes, millions):
     """The paper's has 64 (or 96) x 8192 more, which embed distances, and 205 tokens."""
     d, mlp, layers = sizes or (512, 2048, 12)
     layer = 4 * d * d + linear(d, mlp) + linear(mlp, d) + 2 * 2 * d + 8 * (words != "off")
-    found = count(params("adaptive_span_enwik8", words))
-    assert found == BYTES * d + layers * layer + linear(d, BYTES)
-    assert abs((found + 8192 * d // 8) / 1e6 - millions) < 1
+    config, _ = made("adaptive_span_enwik8", words)
+    assert (config.model.depth, config.model.layers, config.model.pattern) == (layers, "", "")
+    ends = BYTES * d + linear(d, BYTES)
+    assert count(params("adaptive_span_enwik8", words, depth=2)) == ends + 2 * layer
+    assert abs((ends + layers * layer + 8192 * d // 8) / 1e6 - millions) < 1
 
 
 def alike(ours, theirs, head_dim):

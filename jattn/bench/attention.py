@@ -254,7 +254,7 @@ def mechanism_candidate(setting: Setting, chosen: Mechanism, part: str, implemen
         found = kernel(module, x, key)
         return setting.compiled(found.call, found.operands, found.flops)
     flops = module.cost(setting.length, width=setting.width, batch=setting.batch).flops
-    variables = {"params": nn.unbox(module.init(key, x)["params"])}
+    variables = {"params": nn.unbox(jax.jit(module.init)(key, x)["params"])}
     return setting.compiled(lambda operands: module.apply(*operands), (variables, x), flops)
 
 

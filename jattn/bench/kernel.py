@@ -44,7 +44,7 @@ def kernel(module: Attention, x: Array, key: Array) -> Kernel:
     jax.eval_shape(lambda: seen.initialized(module, x))
     if seen.merges != 1:
         raise UserError(f"{type(module).__name__} is made of several mechanisms and has no kernel of its own")
-    params = nn.unbox(module.init(key, x)["params"])
+    params = nn.unbox(jax.jit(module.init)(key, x)["params"])
     heads = {
         name: jax.random.normal(jax.random.fold_in(key, i), shape.shape, x.dtype)
         for i, (name, shape) in enumerate(seen.heads.items())

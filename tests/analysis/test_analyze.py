@@ -18,7 +18,9 @@ from jattn.errors import UserError
 from jattn.models.classifier import TextClassifier
 from jattn.training import setup
 from jattn.training.trained import Trained, open_trained
-from tests import runs
+from tests import calls, runs
+
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
 
 EXAMPLES = np.array([5, 2, 11])
 
@@ -154,10 +156,11 @@ def test_correlations():
 def test_a_perturbation_in_a_model_that_changes_nothing(trained):
     # With all parameters zero, blocks add nothing: what is changed stays as large.
     model = trained.experiment.model
-    inputs = jnp.asarray(prepared(trained.experiment, "valid", EXAMPLES)[1])
-    kick = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32))
-    embedding = trained.params | {"block_0": jax.tree.map(jnp.zeros_like, trained.params["block_0"])}
-    alone, changed = jax.device_get([states(model, embedding, inputs, k) for k in (None, kick)])
+    inputs = prepared(trained.experiment, "valid", EXAMPLES)[1]
+    kick = np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32)
+    embedding = trained.params | {"block_0": jax.tree.map(np.zeros_like, trained.params["block_0"])}
+    both = jax.jit(lambda params, x, kick: [states(model, params, x, k) for k in (None, kick)])
+    alone, changed = jax.device_get(both(embedding, inputs, kick))
     size = [np.linalg.norm(x.reshape(3, -1), axis=1) for x in (alone[0], changed[0] - alone[0])]
     np.testing.assert_allclose(size[1], SMALL * size[0], rtol=1e-3)
     np.testing.assert_allclose(criticality.growth(alone, changed), 0.0, atol=1e-5)
@@ -169,7 +172,7 @@ def test_padding_takes_no_part_in_the_growth_of_a_perturbation():
     tokens = np.zeros((3, 7), np.int32)
     tokens[:2, :4] = [[3, 5, 2, 7], [1, 9, 4, 0]]
     real = tokens > 0
-    params = jax.jit(model.init)(jax.random.key(0), jnp.asarray(tokens))["params"]
+    params = calls.init(model, tokens)["params"]
     alone, changed = with_and_without(model, params, tokens, real)
     np.testing.assert_array_equal(changed[0][~real], alone[0][~real])
     lengths = [[np.linalg.norm((b - a)[n, real[n]]) for n in (0, 1)] for a, b in zip(alone, changed, strict=True)]

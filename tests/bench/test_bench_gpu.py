@@ -22,10 +22,10 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, capsys):
 
 
 def test_errors_are_small():
-    for row in itertools.islice(correctness(TOY), 2):
-        assert row["dtype"] == "float32"
-        assert 0 < row["value"] < 1e-5
-        assert 0 < row["gradient"] < 1e-5
+    row = next(correctness(TOY))  # of dot products; tests/core/test_pallas_gpu.py has all kinds
+    assert row["dtype"] == "float32"
+    assert 0 < row["value"] < 1e-5
+    assert 0 < row["gradient"] < 1e-5
 
 
 def test_what_cannot_run_is_a_row_with_the_reason():

@@ -9,11 +9,15 @@ import pytest
 from jattn.bench import loop
 from jattn.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 CONFIG = """
 from tests import runs
 
 def get_config(arg=""):
-    return runs.get_config("digits_vit", "smoke")
+    config = runs.get_config("digits_vit", "smoke")
+    config.optim.name = "sgd"
+    return config
 """
 
 

@@ -1,6 +1,5 @@
 """A kernel is what its module computes between the projections."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from jattn.attention.projections import FromHeads, ToHeads
 from jattn.bench.kernel import kernel
 from jattn.errors import UserError
 from jattn.literals import parse_calls
+from tests import calls
 
 B, T, H, C = 2, 11, 3, 15
 X = jax.random.normal(jax.random.key(7), (B, T, C))
@@ -29,16 +29,16 @@ def module(text, **common):
 def test_projections_around_the_kernel_give_the_module(text):
     made = module(text)
     found = kernel(made, X, jax.random.key(0))
-    params = nn.unbox(made.init(jax.random.key(0), X)["params"])
+    params = calls.init(made, X)["params"]
     operands = dict(found.operands)
     operands["heads"] = {
-        name: ToHeads(H, C // H).apply({"params": params[name]}, X) for name in found.operands["heads"]
+        name: calls.apply(ToHeads(H, C // H), {"params": params[name]}, X) for name in found.operands["heads"]
     }
     assert {name: heads.shape for name, heads in found.operands["heads"].items()} == {
         name: heads.shape for name, heads in operands["heads"].items()
     }
-    out = FromHeads(C).apply({"params": params["out"]}, found.call(operands))
-    np.testing.assert_allclose(out, made.apply({"params": params}, X), rtol=2e-5, atol=2e-6)
+    out = calls.apply(FromHeads(C), {"params": params["out"]}, jax.jit(found.call)(operands))
+    np.testing.assert_allclose(out, calls.apply(made, {"params": params}, X), rtol=2e-5, atol=2e-6)
 
 
 def test_operands_are_what_the_kernel_reads():
@@ -48,7 +48,8 @@ def test_operands_are_what_the_kernel_reads():
     assert "x" not in neural
     efficient = kernel(module("efficient"), X, jax.random.key(0)).operands
     assert (set(efficient["heads"]), efficient["x"].shape) == ({"query"}, X.shape)
-    gradient = jax.grad(lambda o: jnp.sum(kernel(module("efficient"), X, jax.random.key(0)).call(o)))(efficient)
+    call = kernel(module("efficient"), X, jax.random.key(0)).call
+    gradient = jax.jit(jax.grad(lambda operands: jnp.sum(call(operands))))(efficient)
     assert jnp.any(gradient["x"] != 0)
 
 

@@ -16,6 +16,8 @@ from jattn.compare import command, course, files, report, runs, speed, statistic
 from jattn.compare.grid import cells, parse_axis
 from jattn.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 CONFIG = "configs/digits_vit.py:smoke"
 AXIS = "model.attention.name=softmax,kvt(topk=8),natural"
 ACCURACY = {

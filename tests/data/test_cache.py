@@ -1,7 +1,7 @@
 """Arrays kept on disk: made once, checked, made anew when they must be."""
 
 import json
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 
 from jattn.data.cache import META, cached
 from jattn.errors import UserError
-from tests.commands import ROOT, environment
+from tests import commands
 
 
 @pytest.fixture(autouse=True)
@@ -145,9 +145,12 @@ print(int(cached("row", {}, {}, make).arrays["row"].sum()))
 """
 
 
-def test_two_processes_at_once_do_the_work_once(tmp_path):
-    command = [sys.executable, "-c", WORK, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment(tmp_path)}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    assert [int(process.communicate()[0]) for process in processes] == [499_500] * 2
+def test_two_processes_at_once_do_the_work_once(tmp_path, monkeypatch, capsys):
+    """This one, and another one."""
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    other = commands.start(tmp_path, str(script), str(tmp_path), PYTHONPATH=str(commands.ROOT))
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    runpy.run_path(str(script))
+    assert capsys.readouterr().out == other.communicate()[0] == "499500\n"
     assert (tmp_path / "log").read_text() == "made "

@@ -24,6 +24,8 @@ from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 LOCAL = "local_window_size=4"
 """The folder of the other cell's runs."""
 

@@ -16,6 +16,8 @@ from jattn.training.run import read_config
 from jattn.training.trained import open_trained
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 NAMES = {"entropy", "keys", "distance", "diagonal", "first", "largest", "sparsity", "energy", "energy_spread"}
 
 

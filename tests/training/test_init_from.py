@@ -16,6 +16,8 @@ from jattn.training.init_from import collapsed, initial_weights
 from tests import runs
 from tests.commands import ROOT
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -47,11 +49,15 @@ def stored(folder, name="digits_vit"):
     return flat(checkpoints.restore(experiment.parallel.abstract_state, "best")[0].params)
 
 
+def taken(config, workdir):
+    """What the run takes from the other one."""
+    return initial_weights(setup.build(config), workdir, restart=False)
+
+
 def begun(config, workdir):
-    """What the run takes, and its state before the first step."""
-    experiment = setup.build(config)
-    weights = initial_weights(experiment, workdir, restart=False)
-    return weights, weights.put_into(experiment.parallel.init_state())
+    """That, and the run's state before the first step."""
+    weights = taken(config, workdir)
+    return weights, weights.put_into(setup.build(config).parallel.init_state())
 
 
 def test_the_same_model_begins_with_the_best_weights_and_so_does_its_average(digits, tmp_path):
@@ -85,7 +91,7 @@ def test_another_mechanism_in_a_layer_keeps_what_both_have(digits, tmp_path):
 
 
 def test_more_layers_and_an_output_layer_of_another_size_are_new(digits, tmp_path):
-    weights, _ = begun(finetune(digits, depth=2, head_hidden_dim=5), tmp_path)
+    weights = taken(finetune(digits, depth=2, head_hidden_dim=5), tmp_path)
     assert weights.report()[2:] == [
         "init_from, new: block_1, head",
         "init_from, left out: head",
@@ -116,7 +122,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(digits, docs, tmp_pa
         with pytest.raises(UserError, match=message):
             train(config, tmp_path / "run")
     config = finetune(docs, attention=AttentionConfig("softmax", "num_key_heads=1"))
-    assert "block_0/attention/key" in "\n".join(begun(config, tmp_path)[0].report())
+    assert "block_0/attention/key" in "\n".join(taken(config, tmp_path).report())
     assert not (tmp_path / "run").exists()
 
 

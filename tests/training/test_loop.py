@@ -19,6 +19,8 @@ from jattn.training.parallel import Parallel
 from jattn.training.validation import evaluate_split, evaluated_params
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -27,6 +29,20 @@ def finished(tmp_path_factory):
 
 def smoke():
     return runs.get_config("digits_vit", "smoke")
+
+
+def stopped():
+    """The config of runs that are stopped: by three steps in a row that are not finite, or by a signal."""
+    config = smoke()
+    config.max_nonfinite_steps = 3
+    config.data.prefetch = 0  # batch n is made when it is asked for
+    return config
+
+
+def longer():
+    config = smoke()
+    config.steps = 16
+    return config
 
 
 def restored(folder, which="newest"):
@@ -119,19 +135,17 @@ def test_a_finished_run_has_nothing_to_do(finished, tmp_path):
 
 def test_an_allowed_change_continues_and_is_stored(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    longer = smoke()
-    longer.steps = 16
-    train(longer, tmp_path / "run", allow_config_change=True)
+    train(longer(), tmp_path / "run", allow_config_change=True)
     assert read_csv(tmp_path / "run" / "metrics.csv")["step"] == [4, 6, 8, 12, 16]
     assert "warning: continuing with another config: steps: 12 -> 16" in (tmp_path / "run" / "log.txt").read_text()
-    train(longer, tmp_path / "run")
+    train(longer(), tmp_path / "run")
 
 
 def test_validation_on_the_test_split_and_damaged_data_are_said(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Digits, "complaints", lambda self, final=False: ["9 are damaged"] if final else [])
     shutil.copytree(finished, tmp_path / "run")
-    config = smoke()
-    config.steps, config.validation.split = 14, "test"
+    config = longer()
+    config.validation.split = "test"
     last = train(config, tmp_path / "run", allow_config_change=True)
     experiment, state, _ = restored(tmp_path / "run")
     sums = evaluate_split(experiment, evaluated_params(state), "test", batches=2)
@@ -169,7 +183,7 @@ class Spoiled:
 
 def test_a_step_that_is_not_finite_is_left_out_and_named(tmp_path, monkeypatch):
     Spoiled(monkeypatch, {5})
-    train(smoke(), tmp_path / "run")
+    train(stopped(), tmp_path / "run")
     columns = read_csv(tmp_path / "run" / "metrics.csv")
     assert columns["train/voided_steps"] == [0, None, 1, 0]
     assert all(np.isfinite(loss) for loss in columns["train/loss"] if loss is not None)
@@ -183,23 +197,18 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(tmp_path, monkeypatch):
 
 def test_too_many_in_a_row_stop_the_run_and_leave_the_last_checkpoint(tmp_path, monkeypatch):
     Spoiled(monkeypatch, {1, 7, 8, 9, 10, 11})
-    config = smoke()
-    config.max_nonfinite_steps = 3
     with pytest.raises(NonFiniteError, match=r"stopped at step 10: 3 steps in a row .* batch 9 gives"):
-        train(config, tmp_path / "run")
+        train(stopped(), tmp_path / "run")
     _, state, info = restored(tmp_path / "run")
     assert info["step"] == 6
     assert int(state.opt_state["learning_rate"].count) == 5
 
 
 def test_steps_in_a_row_are_counted_across_an_interruption(tmp_path, monkeypatch):
-    Spoiled(monkeypatch, {5, 6})
-    config = smoke()
-    config.max_nonfinite_steps = 2
-    with pytest.raises(NonFiniteError):
-        train(config, tmp_path / "run")
-    with pytest.raises(NonFiniteError, match="stopped at step 7: 2 steps in a row"):
-        train(config, tmp_path / "run")
+    Spoiled(monkeypatch, {5, 6, 7})
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match="stopped at step 8: 3 steps in a row"):
+            train(stopped(), tmp_path / "run")
     assert "continuing at step 6" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -212,19 +221,17 @@ def test_a_signal_finishes_the_step_and_saves(number, raised, finished, tmp_path
             os.kill(os.getpid(), number)
         return make(dataset, seed, n, size, rows)
 
-    config = smoke()
-    config.data.prefetch = 0  # batch n is made when it is asked for
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         patch.setattr(data, "train_batch", train_batch)
         with pytest.raises(raised) as caught:
-            train(config, tmp_path / "run")
+            train(stopped(), tmp_path / "run")
     if number == signal.SIGTERM:
         assert caught.value.code == 0
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert restored(tmp_path / "run")[2]["step"] == 3
     assert "stopped and saved at step 3: the same command continues" in (tmp_path / "run" / "log.txt").read_text()
-    train(config, tmp_path / "run")
+    train(stopped(), tmp_path / "run")
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
 
 
@@ -240,8 +247,6 @@ def test_a_second_signal_would_end_the_process(capfd):
 def test_a_shortened_csv_is_noticed(tmp_path, finished, capsys):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "metrics.csv").write_text("")
-    longer = smoke()
-    longer.steps = 16
-    train(longer, tmp_path / "run", allow_config_change=True)
+    train(longer(), tmp_path / "run", allow_config_change=True)
     assert "metrics.csv is shorter than at checkpoint 12" in capsys.readouterr().out
     assert read_csv(tmp_path / "run" / "metrics.csv")["step"] == [16]

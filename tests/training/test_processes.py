@@ -1,17 +1,16 @@
 """Several processes train the model that one does."""
 
-import os
 import signal
 import socket
 
 import numpy as np
 import pytest
 
-from jattn import data
+from jattn import cli, data
 from jattn.data.digits import Digits
 from jattn.errors import UserError
 from jattn.evaluation import evaluate
-from jattn.training import processes
+from jattn.training import processes, train
 from jattn.training.metrics import read_csv
 from tests import commands
 
@@ -36,55 +35,35 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start(cache, workdir, *more):
-    """Two processes of one device each."""
-    address = f"localhost:{free_port()}"
-    return [
-        commands.start(
-            cache, *LINE, f"--workdir={workdir}", "--distributed", *more,
-            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
-            XLA_FLAGS=commands.QUICK_TO_COMPILE,
-        )
-        for number in range(2)
-    ]  # fmt: skip
+def start(cache, workdir, number, address):
+    """One process of two, with a device of its own, that trains and, when it has been stopped, goes on."""
+    line = [*LINE, f"--workdir={workdir}"]
+    return commands.start_all(
+        cache, [[*line, "--distributed"], line],
+        JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
+        XLA_FLAGS=commands.QUICK_TO_COMPILE,
+    )  # fmt: skip
 
 
-def outcomes(both):
+# One test, not one a question: several might be given to different workers, and each would run the processes.
+def test_two_are_stopped_and_continue_and_train_what_one_does(tmp_path, tmp_path_factory):
+    cache, address = commands.compiled_folder(tmp_path_factory), f"localhost:{free_port()}"
+    both = [start(cache, tmp_path / "two", number, address) for number in range(2)]
     try:
-        ends = [process.communicate(timeout=120) for process in both]
+        commands.reached(both[0], lambda line: line.startswith("step 4/"))
+        both[1].send_signal(signal.SIGTERM)  # the one that does not speak
+        ends = [commands.outcomes(process, timeout=120) for process in both]
     finally:
         for process in both:
             process.kill()  # where one waits for the other
-    assert [process.returncode for process in both] == [0, 0], ends
-    return ends
+    assert [[of.returncode for of in end] for end in ends] == [[0, 0]] * 2, ends
+    (stopped, continued), silent = ends
+    assert "stopped and saved at step" in stopped.stdout
+    assert "continuing at step" in continued.stdout
+    assert not any("step" in of.stdout for of in silent)
 
-
-@pytest.fixture(scope="module")
-def story(tmp_path_factory):
-    """A run of two processes that was stopped and continued, and one of a single process with two devices."""
-    base, cache = tmp_path_factory.mktemp("processes"), commands.compiled_folder(tmp_path_factory)
-    both = start(cache, base / "two")
-    for line in both[0].stdout:
-        if line.startswith("step 4/"):
-            os.kill(both[1].pid, signal.SIGTERM)  # the one that does not speak
-            break
-    (rest, _), (silent, _) = outcomes(both)
-    (end, _), _ = outcomes(start(cache, base / "two"))
-    devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {commands.QUICK_TO_COMPILE}"}
-    process = commands.run(cache, *LINE, f"--workdir={base / 'one'}", **devices)
-    assert process.returncode == 0, process.stderr
-    return base, rest, silent, end
-
-
-def test_where_one_is_stopped_all_stop_and_continue(story):
-    _, rest, silent, end = story
-    assert "stopped and saved at step" in rest
-    assert "continuing at step" in end
-    assert "step" not in silent
-
-
-def test_they_train_what_one_process_with_their_devices_does(story):
-    found, expected = (read_csv(story[0] / name / "metrics.csv") for name in ("two", "one"))
+    train(cli.parse_train([*LINE]).config, tmp_path / "one", quiet=True)
+    found, expected = (read_csv(tmp_path / name / "metrics.csv") for name in ("two", "one"))
     assert found.keys() == expected.keys()
     assert "attention/block_0/entropy" in found
     for name, column in expected.items():
@@ -92,13 +71,12 @@ def test_they_train_what_one_process_with_their_devices_does(story):
         values, numbers = ([value for value in row if value is not None] for row in (found[name], column))
         np.testing.assert_allclose(values, numbers, rtol=1e-5, err_msg=name)
 
-
-def test_the_folder_is_as_one_process_leaves_it(story):
-    two, one = ({path.relative_to(story[0] / name) for path in (story[0] / name).iterdir()} for name in ("two", "one"))
+    two, one = ({path.relative_to(tmp_path / name) for path in (tmp_path / name).iterdir()} for name in ("two", "one"))
     assert two == one
-    results = evaluate(story[0] / "two", checkpoint="newest", timed_batches=0)
-    expected = evaluate(story[0] / "one", checkpoint="newest", timed_batches=0)
-    assert results["measures"]["loss"] == pytest.approx(expected["measures"]["loss"], rel=1e-5)
+    losses = [
+        evaluate(tmp_path / name, checkpoint="newest", timed_batches=0)["measures"]["loss"] for name in ("two", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_rows_of_a_batch_are_that_batch_divided():

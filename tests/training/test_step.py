@@ -1,18 +1,19 @@
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 from jattn.config import Config, LossConfig
 from jattn.optim.build import Optimizer, build
 from jattn.training.losses import means
 from jattn.training.state import TrainState
 from jattn.training.step import make_eval_step, make_train_step, name_nonfinite, root_key, step_keys
-from tests.training.made_up import Data, Model, batch
+from tests import calls
+from tests.training.made_up import CLASSES, Data, Model, batch
 
 
 def config(*, accumulation_steps=1, ema_decay=None, augment=False, loss="cross_entropy", smoothing=0.0, **optim):
@@ -29,7 +30,7 @@ def config(*, accumulation_steps=1, ema_decay=None, augment=False, loss="cross_e
 @functools.cache
 def initial(classes):
     """The same parameters for every variant of the model: only the number of classes changes them."""
-    return nn.meta.unbox(jax.jit(Model(classes).init)(jax.random.key(7), jnp.zeros((1, 5)))["params"])
+    return jax.tree.map(jnp.asarray, calls.init(Model(classes), np.zeros((1, 5), np.float32))["params"])
 
 
 @functools.cache
@@ -53,9 +54,12 @@ def mean(pair):
     return float(pair[0]) / float(pair[1])
 
 
-def logits_of(params, data):
-    apply = jax.jit(Model().apply)
-    return np.asarray(apply({"params": params}, Data().prepare(data["inputs"], None, None)))
+def logits_of(params, data, classes=CLASSES):
+    return calls.apply(Model(classes), {"params": params}, prepared(data))
+
+
+def prepared(data):
+    return np.float32(data["inputs"]) / 128 - 1
 
 
 @jax.jit
@@ -183,7 +187,7 @@ def test_energies_reach_an_optimizer_that_reads_them():
     data = batch(0)
     new, metrics = step(state, data)
     query = state.params["attention"]["query"]
-    x = np.asarray(Data().prepare(data["inputs"], None, None))
+    x = prepared(data)
     energy = np.mean(np.abs(np.einsum("bc,chd->bhd", x, query["kernel"]) + query["bias"][None]))
     assert float(new.opt_state["record"]["energy"]) == pytest.approx(float(energy), rel=1e-5)
     assert float(new.opt_state["record"]["value"]) == pytest.approx(mean(metrics["loss"]), rel=1e-6)
@@ -274,14 +278,14 @@ def test_the_threshold_of_a_single_logit_reaches_training_and_evaluation(thresho
     cfg.loss.threshold = threshold
     optimizer = build(cfg.optim, cfg.steps)
     state = TrainState.create(initial(1), optimizer.tx, False)
-    logits = jax.jit(model.apply)({"params": state.params}, Data().prepare(data["inputs"], None, None))[:, 0]
+    logits = logits_of(state.params, data, classes=1)[:, 0]
     expected = np.average((logits > threshold) == (data["targets"] == 1), weights=data["weight"])
     train_step = make_train_step(model, optimizer, cfg, Data(2).prepare)
     eval_step = make_eval_step(model, Data(2).prepare, means(cfg.loss))
     trained, evaluated = jax.jit(train_step)(state, data)[1], jax.jit(eval_step)(state.params, data)
     assert mean(trained["accuracy"]) == pytest.approx(expected)
     assert mean(evaluated["accuracy"]) == pytest.approx(expected)
-    below = np.asarray(logits)[:, None] > np.array([-0.3, 0.0, 0.3])
+    below = logits[:, None] > np.array([-0.3, 0.0, 0.3])
     assert (below[:, :1] != below[:, 1:]).any(0).all()  # the thresholds tell the examples apart
 
 
@@ -326,9 +330,9 @@ def test_mixed_examples_have_both_targets_in_their_shares():
     step = make_train_step(Model(), optimizer, cfg, lambda x, ids, key: plain.prepare(x, ids, None), mix=mix)
     _, metrics = jax.jit(step)(state, data)
 
-    x = np.asarray(plain.prepare(data["inputs"], None, None))
+    x = prepared(data)
     x = own[:, None] * x + (1 - own[:, None]) * np.roll(x, -1, axis=0)
-    log_p = np.asarray(jax.nn.log_softmax(jax.jit(Model().apply)({"params": state.params}, x)))
+    log_p = special.log_softmax(calls.apply(Model(), {"params": state.params}, x), axis=-1)
     first = -log_p[np.arange(16), data["targets"]] * data["weight"]
     second = -log_p[np.arange(16), np.roll(data["targets"], -1)] * np.roll(data["weight"], -1)
     expected = np.sum(own * first + (1 - own) * second) / np.sum(data["weight"])

@@ -14,6 +14,9 @@ from jattn.errors import UserError
 KEY, IDS = jax.random.key(7), jnp.array([4, 0, 900, 17, 2, 1], jnp.int32)
 
 
+hues = jax.jit(hue_shifted)
+
+
 def pictures(count=6):
     return np.random.default_rng(0).integers(0, 256, (count, 9, 7, 3), np.uint8)
 
@@ -42,7 +45,7 @@ def test_each_part_as_pil_does_it(option, enhancer, slot):
 def test_hue_as_colorsys_has_it(shift):
     image = pictures(1)[0]
     image[0] = image[0, :, :1]  # grey pixels have no hue
-    found = np.asarray(hue_shifted(jnp.asarray(image, jnp.float32), jnp.asarray(shift)))
+    found = np.asarray(hues(image.astype(np.float32), np.float32(shift)))
     for pixel, moved in zip(image.reshape(-1, 3) / 255, found.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
         np.testing.assert_allclose(
@@ -51,18 +54,18 @@ def test_hue_as_colorsys_has_it(shift):
 
 
 def test_hue_is_drawn():
-    found = ColorJitter(hue=0.2)(jnp.asarray(pictures()), IDS, KEY, 9)
-    shift = 0.2 * jax.random.uniform(jax.random.fold_in(KEY, IDS[2]), (4,), minval=-1.0)[3]
-    np.testing.assert_allclose(found[2], hue_shifted(jnp.asarray(pictures()[2], jnp.float32), shift), atol=0.01)
+    found = jax.jit(ColorJitter(hue=0.2), static_argnums=3)(pictures(), IDS, KEY, 9)
+    shift = np.float32(0.2) * np.asarray(jax.random.uniform(jax.random.fold_in(KEY, IDS[2]), (4,), minval=-1.0))[3]
+    np.testing.assert_allclose(found[2], hues(pictures()[2].astype(np.float32), shift), atol=0.01)
 
 
 def test_no_jitter():
-    np.testing.assert_array_equal(ColorJitter()(jnp.asarray(pictures()), IDS, KEY, 9), pictures())
+    np.testing.assert_array_equal(jax.jit(ColorJitter(), static_argnums=3)(pictures(), IDS, KEY, 9), pictures())
 
 
 def test_noise():
     grey = np.full((50, 20, 20, 3), 128, np.uint8)
-    noise = np.asarray(GaussianNoise(0.1)(jnp.asarray(grey), jnp.arange(50), KEY, 20)) - 128
+    noise = np.asarray(jax.jit(GaussianNoise(0.1), static_argnums=3)(grey, np.arange(50), KEY, 20)) - 128
     assert abs(noise.mean()) < 0.6
     assert abs(noise.std() - 25.5) < 0.4
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.15
@@ -70,8 +73,8 @@ def test_noise():
 
 
 def test_noise_of_each_channel():
-    grey = jnp.full((50, 20, 20, 3), 128, jnp.uint8)
-    noise = np.asarray(GaussianNoise((0.1, 0.0, 0.2))(grey, jnp.arange(50), KEY, 20)) - 128
+    grey = np.full((50, 20, 20, 3), 128, np.uint8)
+    noise = np.asarray(jax.jit(GaussianNoise((0.1, 0.0, 0.2)), static_argnums=3)(grey, np.arange(50), KEY, 20)) - 128
     np.testing.assert_allclose(noise.std((0, 1, 2)), [25.5, 0, 51], atol=0.6)
 
 

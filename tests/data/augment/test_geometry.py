@@ -1,5 +1,7 @@
 """Crops, flips and rotations on the device against NumPy and PIL."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,11 @@ from jattn.data.augment.geometry import Flip, RandomCrop, RandomResizedCrop, Rot
 from jattn.errors import UserError
 
 KEY, IDS = jax.random.key(3), jnp.array([4, 0, 900, 4, 17, 2, 1], jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def boxes(crop, keys, height, width):
+    return jax.vmap(lambda key: jnp.stack(crop.box(key, height, width)))(keys)
 
 
 def pictures(count=7, height=11, width=13):
@@ -46,7 +53,7 @@ def test_random_crop_is_a_part_of_the_framed_picture(size, padding):
 
 def test_flip():
     images = np.repeat(pictures(1), 400, axis=0)
-    found = np.asarray(Flip()(jnp.asarray(images), jnp.arange(400), KEY, 8))
+    found = np.asarray(jax.jit(Flip(), static_argnums=3)(images, np.arange(400), KEY, 8))
     mirrored = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
     same = (found == images).all(axis=(1, 2, 3))
     assert (mirrored ^ same).all()
@@ -61,8 +68,9 @@ def test_random_resized_crop_resizes_its_box_as_pil_does(size):
     crop = RandomResizedCrop(scale=(0.2, 0.9))
     found = jax.jit(crop, static_argnums=3)(images, IDS, KEY, size)
     assert found.shape == (7, size, size, 3)
-    for image, example_id, part in zip(images, IDS, found, strict=True):
-        top, left, height, width = np.asarray(crop.box(jax.random.fold_in(KEY, example_id), 11, 13)).tolist()
+    keys = jnp.stack([jax.random.fold_in(KEY, example_id) for example_id in IDS])
+    for image, of_box, part in zip(images, np.asarray(boxes(crop, keys, 11, 13)).tolist(), found, strict=True):
+        top, left, height, width = of_box
         box = (left, top, left + width, top + height)
         expected = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
         np.testing.assert_allclose(part, np.asarray(expected), atol=1.5)
@@ -71,7 +79,7 @@ def test_random_resized_crop_resizes_its_box_as_pil_does(size):
 def test_boxes_have_the_areas_and_shapes_asked_for():
     crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(0.5, 2.0))
     keys = jax.random.split(KEY, 2000)
-    top, left, height, width = np.asarray(jax.vmap(lambda key: crop.box(key, 200, 300))(keys)).T
+    top, left, height, width = np.asarray(boxes(crop, keys, 200, 300)).T
     assert ((top >= 0) & (left >= 0) & (top + height <= 200) & (left + width <= 300)).all()
     share, shape = height * width / 60_000, width / height
     assert 0.09 < share.min() < 0.11
@@ -86,15 +94,20 @@ def test_boxes_have_the_areas_and_shapes_asked_for():
 
 def test_where_no_box_fits_the_largest_middle_part_is_taken():
     crop = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    assert np.asarray(crop.box(KEY, 10, 30)).tolist() == [0, 10, 10, 10]
-    assert np.asarray(crop.box(KEY, 30, 10)).tolist() == [10, 0, 10, 10]
+    assert boxes(crop, KEY[None], 10, 30).tolist() == [[0, 10, 10, 10]]
+    assert boxes(crop, KEY[None], 30, 10).tolist() == [[10, 0, 10, 10]]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def turned(image, angle, order):
+    return affine(image, rotation(angle), order)
 
 
 @pytest.mark.parametrize("degrees", [0, 7, 90, -33])
 def test_rotation_as_pil_turns(degrees):
     image = pictures(1, 21, 21)[0]
     for order, resample, atol in ((1, Image.Resampling.BILINEAR, 1.01), (0, Image.Resampling.NEAREST, 0)):
-        found = np.asarray(affine(jnp.asarray(image), rotation(jnp.deg2rad(float(degrees))), order))
+        found = np.asarray(turned(image, np.float32(np.deg2rad(degrees)), order))
         expected = np.asarray(Image.fromarray(image).rotate(degrees, resample)).astype(float)
         far = np.abs(found - expected).max(axis=-1) > atol
         y, x = np.mgrid[-10:11, -10:11]
@@ -105,7 +118,8 @@ def test_rotation_as_pil_turns(degrees):
 def test_random_rotation_is_within_its_limit():
     image = np.zeros((1, 41, 41, 1), np.uint8)
     image[0, 20, 35] = 255  # fifteen pixels to the right of the middle
-    found = np.asarray(Rotation(30)(jnp.asarray(np.repeat(image, 300, axis=0)), jnp.arange(300), KEY, 41))
+    turn = jax.jit(Rotation(30), static_argnums=3)
+    found = np.asarray(turn(np.repeat(image, 300, axis=0), np.arange(300), KEY, 41))
     y, x = np.mgrid[-20:21, -20:21]
     weight = found[..., 0] / found.sum(axis=(1, 2, 3))[:, None, None]
     angles = np.rad2deg(np.arctan2(-(weight * y).sum(axis=(1, 2)), (weight * x).sum(axis=(1, 2))))

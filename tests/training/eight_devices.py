@@ -103,9 +103,11 @@ def made_up(strategy, num_data, num_model, accumulation_steps, dataset=None, *, 
 
 CASES = {
     "vit jit 1": lambda: vision_transformer("jit", 1, 1, 0.2),
-    # Over examples alone: tests/training/test_processes.py.
+    "vit jit 2": lambda: vision_transformer("jit", 2, 1, 0.2),
+    "vit jit 8": lambda: vision_transformer("jit", 8, 1, 0.2),
     "vit jit 4x2": lambda: vision_transformer("jit", 4, 2, 0.2),
     "vit pmap 1": lambda: vision_transformer("pmap", 1, 1, 0.0),
+    "vit pmap 2": lambda: vision_transformer("pmap", 2, 1, 0.0),
     "vit pmap 8": lambda: vision_transformer("pmap", 8, 1, 0.0),
     "made up jit 1": lambda: made_up("jit", 1, 1, 1, initial=True),
     "made up jit 2 in 4": lambda: made_up("jit", 2, 1, 4, initial=True, moved=True),

@@ -42,7 +42,10 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize(
     ("case", "reference"),
     [
+        ("vit jit 2", "vit jit 1"),
+        ("vit jit 8", "vit jit 1"),
         ("vit jit 4x2", "vit jit 1"),
+        ("vit pmap 2", "vit pmap 1"),
         ("vit pmap 8", "vit pmap 1"),
         ("made up jit 2 in 4", "made up jit 1"),
         ("made up jit 2x2 in 2", "made up jit 1"),

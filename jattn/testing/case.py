@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jattn import core
 from jattn.types import Array, Float
 
 
@@ -97,12 +96,6 @@ class Case:
         """The output, and the gradients of <cotangent, output> with respect to parameters and x."""
         cotangent = self.tokens(seed=1) if cotangent is None else cotangent
         return _differentiate(self.module(**fields), self.variables, x, mask, cotangent)
-
-    def taken(self, x: ArrayLike, mask: ArrayLike | None) -> set[str]:
-        """The implementations of the core that serve the call where none is named."""
-        with core.implementations_taken() as taken:
-            jax.eval_shape(functools.partial(self.module().apply, self.variables), x, mask)
-        return set(taken)
 
     def gradient_of_x(
         self, x: ArrayLike, mask: ArrayLike | None = None, *, cotangent: ArrayLike | None = None

@@ -23,6 +23,8 @@ TASKS = [task for task in runs.CONFIGS if task not in runs.FILES]
 PARTS = 2
 """Models of a task that have all mechanisms between them."""
 
+pytestmark = pytest.mark.usefixtures("experiments_are_kept")
+
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):

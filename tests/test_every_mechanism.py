@@ -2,7 +2,6 @@
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from jattn.models import LanguageModel
 from jattn.training import loop, train
 from jattn.training.metrics import read_csv
 from jattn.training.trained import open_trained
-from tests import runs
+from tests import calls, runs
 
 TASKS = [task for task in runs.CONFIGS if task not in runs.FILES]
 PARTS = 2
@@ -99,18 +98,16 @@ def test_64_tokens_decoded_one_by_one_are_those_of_one_pass(name):
         max_length=64,
         attention=mechanism(name, options.get(name, {})),
     )
-    tokens = jax.random.randint(jax.random.key(1), (2, 64), 0, 11)
-    decoder = model.clone(decode=True)
-    initial = jax.jit(decoder.init)(jax.random.key(0), tokens)
-    params, cache = {"params": nn.unbox(initial["params"])}, initial["cache"]
-    expected = jax.jit(model.apply)(params, tokens)
+    tokens = np.random.default_rng(1).integers(0, 11, (2, 64))
+    params, decoder = calls.random_variables(model, tokens), model.clone(decode=True)
 
     @jax.jit
-    def decoded(cache, tokens):
+    def both(params, cache, tokens):
         def step(cache, token):
             logits, new = decoder.apply({**params, "cache": cache}, token[:, None], mutable=["cache"])
             return new["cache"], logits[:, 0]
 
-        return jax.lax.scan(step, cache, tokens.T)[1]
+        return model.apply(params, tokens), jax.lax.scan(step, cache, tokens.T)[1].swapaxes(0, 1)
 
-    np.testing.assert_allclose(decoded(cache, tokens).swapaxes(0, 1), expected, atol=2e-5, rtol=1e-4)
+    expected, decoded = both(params, calls.empty_cache(model, tokens), tokens)
+    np.testing.assert_allclose(decoded, expected, atol=2e-5, rtol=1e-4)

@@ -103,41 +103,41 @@ class View:
         self._queries = blocks.padded(call.q, band.blocks * band.block)
         self._biases = None if lags is None else biases(band, lags)
 
-    def queries(self, i: Array) -> Tokens:
+    def queries(self, i: Array | int) -> Tokens:
         """Block i of the queries."""
         return blocks.block(self._queries, i, self.band.block)
 
-    def first(self, i: Array) -> Int[Array, ""]:
+    def first(self, i: Array | int) -> Int[Array, ""]:
         """Position of the first query of block i."""
         return self.call.offset + i * self.band.block
 
-    def start(self, i: Array) -> Int[Array, ""]:
+    def start(self, i: Array | int) -> Int[Array, ""]:
         """The first key that block i meets."""
         return jnp.clip(self.first(i) - self.band.hi, 0, self.band.keys - self.band.width)
 
-    def keys(self, i: Array) -> tuple[Tokens, Float[Array, "B K w E"]]:
+    def keys(self, i: Array | int) -> tuple[Tokens, Float[Array, "B K w E"]]:
         """The keys that block i meets, and their values."""
 
         def met(leaf: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(leaf, self.start(i), self.band.width, axis=3)
+            return blocks.part(leaf, self.start(i), self.band.width, axis=3)
 
         k, v = jax.tree.map(met, (self.call.k, self.call.v))
         return k, v[:, :, 0]
 
-    def positions(self, i: Array) -> tuple[Int[Array, " t"], Int[Array, " w"]]:
+    def positions(self, i: Array | int) -> tuple[Int[Array, " t"], Int[Array, " w"]]:
         """Positions of the queries of block i, and of the keys that it meets."""
         return self.first(i) + jnp.arange(self.band.block), self.start(i) + jnp.arange(self.band.width)
 
-    def column(self, i: Array) -> Int[Array, ""]:
+    def column(self, i: Array | int) -> Int[Array, ""]:
         """Where the biases of block i begin; those of a block that meets nothing within reach are -inf."""
         g = self.band
         return g.hi + g.width - jnp.clip(self.first(i) - self.start(i), g.lo - g.block, g.hi + g.width)
 
-    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array) -> Float[Array, "B K G t w"]:
+    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array | int) -> Float[Array, "B K G t w"]:
         """Scores of the pairs of block i."""
         return pair_scores(score, self.call.heads, q, k, *self.positions(i))
 
-    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array) -> Float[Array, "B K G t w"]:
+    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array | int) -> Float[Array, "B K G t w"]:
         """Scores plus bias, -inf where a pair may not attend."""
         if self._biases is not None:
             scores = scores + jax.lax.dynamic_slice_in_dim(self._biases, self.column(i), self.band.width, axis=4)
@@ -146,7 +146,7 @@ class View:
         allowed = pair_allowed(self.call.mask, self.call.heads, q, k, *self.positions(i))
         return jnp.where(allowed, scores, -jnp.inf)
 
-    def dropped(self, weights: Array, i: Array) -> Float[Array, "B K G t w"]:
+    def dropped(self, weights: Array, i: Array | int) -> Float[Array, "B K G t w"]:
         """Weights after dropout."""
         dropout, call = self.call.dropout, self.call
         if dropout is None:
@@ -185,7 +185,7 @@ def _forward(plan: Plan, smooth: list, rest: list) -> tuple[tuple[Array, Array],
 
     shape = (*call.heads, g.blocks * g.block)
     rows = jnp.zeros((*shape, call.v.shape[-1]), call.v.dtype), jnp.zeros(shape, precise)
-    rows = jax.lax.fori_loop(0, g.blocks, query_block, rows)
+    rows = blocks.in_turn(0, g.blocks, query_block, rows)
     out, lse = (row[:, :, :, : g.queries] for row in rows)
     # Named inside the custom derivative, so that a remat policy can keep them and the loop is not run again.
     out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
@@ -225,7 +225,7 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     d_biases = jnp.zeros((*call.heads, g.block, g.columns), lse.dtype) if plan.learns_bias else None
     # Each block of queries is read once, and its gradients are written in its place: one array of q's size less.
     carry = blocks.padded(call.q, tokens), zeros(call.k), *zeros(call.v), zeros(call.score), d_biases
-    d_q, d_k, d_v, d_score, d_biases = jax.lax.fori_loop(0, g.blocks, query_block, carry)
+    d_q, d_k, d_v, d_score, d_biases = blocks.in_turn(0, g.blocks, query_block, carry)
     gradients = dataclasses.replace(
         call,
         q=jax.tree.map(lambda leaf: leaf[:, :, :, : g.queries], d_q),

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,6 +35,11 @@ class Grid:
         return -(-self.keys // self.key_block)
 
     @property
+    def is_one_block(self) -> bool:
+        """Whether one block has all pairs. Then it is computed without a look at its reach."""
+        return self.query_blocks == self.key_blocks == 1
+
+    @property
     def lags(self) -> int:
         """Length of the table of biases: all lags of all blocks, padding included."""
         return self.query_blocks * self.query_block + self.key_blocks * self.key_block - 1
@@ -48,6 +54,16 @@ def grid(queries: int, keys: int, query_block: int = 128, key_block: int = 128) 
     return Grid(queries, keys, size(queries, query_block), size(keys, key_block))
 
 
+def in_turn(start: Array | int, stop: Array | int, function: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """`jax.lax.fori_loop` over blocks; if they are known to be one, number 0, `function(0, carry)`.
+
+    Nothing is then cut out of arrays and written back, no index is computed, XLA fuses the block with what surrounds
+    it, and a GPU need not ask after each block whether to go on.
+    """
+    one = isinstance(start, int) and isinstance(stop, int) and (start, stop) == (0, 1)
+    return function(0, carry) if one else jax.lax.fori_loop(start, stop, function, carry)
+
+
 def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:
     """Leaves filled up with `value` to `tokens` along their token axis."""
 
@@ -59,9 +75,14 @@ def padded(tree: PyTree, tokens: int, value: float = 0) -> PyTree:
     return jax.tree.map(pad, tree)
 
 
-def block(tree: PyTree, index: Array, size: int) -> PyTree:
+def block(tree: PyTree, index: Array | int, size: int) -> PyTree:
     """Block `index` of the leaves along their token axis."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=3), tree)
+    return jax.tree.map(lambda leaf: part(leaf, index * size, size, axis=3), tree)
+
+
+def part(leaf: Array, start: Array | int, size: int, axis: int) -> Array:
+    """`size` entries of an axis from `start` on: the array itself where it has no more."""
+    return leaf if leaf.shape[axis] == size else jax.lax.dynamic_slice_in_dim(leaf, start, size, axis)
 
 
 class Slices:
@@ -79,7 +100,7 @@ class Slices:
             batch, key_heads, per_key = leaf.shape[:3]
             self._leaves.append(leaf.reshape(*_above_one(batch, key_heads * per_key), *leaf.shape[3:]))
 
-    def block(self, index: Array, size: int, first: Array | int = 0, key_heads: int | None = None) -> PyTree:
+    def block(self, index: Array | int, size: int, first: Array | int = 0, key_heads: int | None = None) -> PyTree:
         """Block `index` of the leaves, with the axes they had; of `key_heads` in a row from `first` on (None = all)."""
         blocks = []
         for leaf, (batch, present, per_key) in zip(self._leaves, self._leading, strict=True):
@@ -89,9 +110,11 @@ class Slices:
             starts: list[Array | int] = [0] * len(sizes)
             if taken < present:
                 starts[-1], sizes[-1] = first * per_key, taken * per_key
-            starts = integers([*starts, index * size, *[0] * len(rest)])
-            block = jax.lax.dynamic_slice(leaf, starts, (*sizes, size, *rest), allow_negative_indices=False)
-            blocks.append(block.reshape(batch, taken, per_key, size, *rest))
+            block = (*sizes, size, *rest)
+            if leaf.shape != block:
+                starts = integers([*starts, index * size, *[0] * len(rest)])
+                leaf = jax.lax.dynamic_slice(leaf, starts, block, allow_negative_indices=False)
+            blocks.append(leaf.reshape(batch, taken, per_key, size, *rest))
         return self._structure.unflatten(blocks)
 
 
@@ -103,6 +126,8 @@ def written(tree: PyTree, new: PyTree, start: Array | int, first: Array | int = 
     """Leaves with their tokens from `start` on, of key heads from `first` on, replaced by those of `new`."""
 
     def write(leaf: Array, rows: Array) -> Array:
+        if rows.shape == leaf.shape:
+            return rows
         starts = integers([0, first, 0, start, *[0] * (leaf.ndim - 4)])
         return jax.lax.dynamic_update_slice(leaf, rows, starts, allow_negative_indices=False)
 
@@ -119,7 +144,7 @@ def lag_table(call: Call, g: Grid) -> Float[Array, "1 k g L"] | None:
     return values.reshape(1, *((1, 1) if values.shape[0] == 1 else (key_heads, per_key)), g.lags)
 
 
-def table_start(g: Grid, i: Array, j: Array) -> Array:
+def table_start(g: Grid, i: Array | int, j: Array | int) -> Array | int:
     """Where the t + s - 1 lags of block (i, j) begin in the table."""
     return i * g.query_block + (g.key_blocks - 1 - j) * g.key_block
 
@@ -180,14 +205,14 @@ def union(reach: Reach) -> tuple[Array, Array]:
     return jnp.min(lo), jnp.max(hi)
 
 
-def key_blocks_of(g: Grid, i: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+def key_blocks_of(g: Grid, i: Array | int, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
     """First and one past the last block of keys that queries of block i can attend to."""
     first, last = offset + i * g.query_block, offset + jnp.minimum((i + 1) * g.query_block, g.queries) - 1
     start = jnp.clip((first - reach[1]) // g.key_block, 0, g.key_blocks)
     return start, jnp.clip((last - reach[0]) // g.key_block + 1, start, g.key_blocks)
 
 
-def query_blocks_of(g: Grid, j: Array, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+def query_blocks_of(g: Grid, j: Array | int, offset: Array, reach: tuple[Array, Array]) -> tuple[Array, Array]:
     """First and one past the last block of queries that can attend to keys of block j."""
     first, last = j * g.key_block - offset, jnp.minimum((j + 1) * g.key_block, g.keys) - 1 - offset
     start = jnp.clip((first + reach[0]) // g.query_block, 0, g.query_blocks)
@@ -217,13 +242,13 @@ class View:
         self._queries = Slices(call.q, grid.query_blocks * grid.query_block)
         self._keys = Slices((call.k, call.v), grid.key_blocks * grid.key_block)
 
-    def of_heads(self, part: Array, size: int) -> "View":
+    def of_heads(self, number: Array | int, size: int) -> "View":
         """The part of that number, if so many key heads make one."""
         key_heads = self.call.heads[1]
         if size == key_heads:
             return self
         view = copy.copy(self)
-        view.first = part * size
+        view.first = number * size
 
         def own(leaf: Any) -> Any:
             if jnp.ndim(leaf) < 2 or leaf.shape[1] != key_heads:
@@ -234,35 +259,35 @@ class View:
         view.call, view.table = jax.tree.map(own, (dataclasses.replace(self.call, bias=None), self.table))
         return view
 
-    def read(self, slices: Slices, index: Array, size: int) -> PyTree:
+    def read(self, slices: Slices, index: Array | int, size: int) -> PyTree:
         """Block `index` of these heads."""
         return slices.block(index, size, self.first, self.call.heads[1])
 
-    def queries(self, i: Array) -> Tokens:
+    def queries(self, i: Array | int) -> Tokens:
         """Block i of the queries."""
         return self.read(self._queries, i, self.grid.query_block)
 
-    def keys(self, j: Array) -> tuple[Tokens, Float[Array, "B K s E"]]:
+    def keys(self, j: Array | int) -> tuple[Tokens, Float[Array, "B K s E"]]:
         """Block j of the keys and of their values."""
         k, v = self.read(self._keys, j, self.grid.key_block)
         return k, v[:, :, 0]
 
-    def positions(self, i: Array, j: Array) -> tuple[Int[Array, " t"], Int[Array, " s"]]:
+    def positions(self, i: Array | int, j: Array | int) -> tuple[Int[Array, " t"], Int[Array, " s"]]:
         """Positions of the queries of block i and of the keys of block j."""
         g = self.grid
         q_pos = self.offset + i * g.query_block + jnp.arange(g.query_block)
         return q_pos, j * g.key_block + jnp.arange(g.key_block)
 
-    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "*heads t s"]:
+    def scores(self, score: Any, q: Tokens, k: Tokens, i: Array | int, j: Array | int) -> Float[Array, "*heads t s"]:
         """Scores of the pairs of block (i, j)."""
         return self.call.without_ones(pair_scores(score, self.call.heads, q, k, *self.positions(i, j)))
 
-    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array, j: Array) -> Float[Array, "*heads t s"]:
+    def logits(self, scores: Array, q: Tokens, k: Tokens, i: Array | int, j: Array | int) -> Float[Array, "*heads t s"]:
         """Scores plus bias, -inf where a pair may not attend."""
         g, call = self.grid, self.call
         if self.table is not None:
             lags = g.query_block + g.key_block - 1
-            window = jax.lax.dynamic_slice_in_dim(self.table, table_start(g, i, j), lags, axis=3)
+            window = part(self.table, table_start(g, i, j), lags, axis=3)
             scores = scores + toeplitz(call.without_ones(window), g.query_block, g.key_block)
         if call.mask is not None:
             allowed = pair_allowed(call.mask, call.heads, q, k, *self.positions(i, j))
@@ -272,7 +297,7 @@ class View:
             scores = jnp.where(jnp.broadcast_to(real, scores.shape), scores, -jnp.inf)
         return scores
 
-    def dropped(self, weights: Array, i: Array, j: Array) -> Float[Array, "*heads t s"]:
+    def dropped(self, weights: Array, i: Array | int, j: Array | int) -> Float[Array, "*heads t s"]:
         """Weights after dropout."""
         dropout, call = self.call.dropout, self.call
         if dropout is None:

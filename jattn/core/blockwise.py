@@ -110,18 +110,19 @@ def _rows(
 
             zeros = call.without_ones(jnp.zeros((*call.heads, g.query_block), precise))
             carry = jnp.zeros((*zeros.shape, call.v.shape[-1]), precise), zeros - jnp.inf, zeros
-            acc, largest, total = jax.lax.fori_loop(*blocks.key_blocks_of(g, i, offset, own_reach), key_block, carry)
+            visited = (0, 1) if g.is_one_block else blocks.key_blocks_of(g, i, offset, own_reach)
+            acc, largest, total = blocks.in_turn(*visited, key_block, carry)
             some = jnp.where(total > 0, total, 1.0)
             lse = jnp.where(total > 0, largest + jnp.log(some), -jnp.inf)
             new = (acc / some[..., None]).astype(call.v.dtype), lse
             return blocks.written(rows, jax.tree.map(call.with_ones, new), i * g.query_block, view.first)
 
-        return jax.lax.fori_loop(0, g.query_blocks, query_block, rows)
+        return blocks.in_turn(0, g.query_blocks, query_block, rows)
 
     # Rows are written where they belong while the loop runs: stacking and moving them would cost two copies.
     shape = (*call.heads, g.query_blocks * g.query_block)
     rows = jnp.zeros((*shape, call.v.shape[-1]), call.v.dtype), jnp.zeros(shape, precise)
-    out, lse = (row[:, :, :, : g.queries] for row in jax.lax.fori_loop(0, reach[0].size, some_heads, rows))
+    out, lse = (row[:, :, :, : g.queries] for row in blocks.in_turn(0, reach[0].size, some_heads, rows))
     return out, lse
 
 
@@ -200,8 +201,8 @@ def _gradients(
             # operand, the block's weights, along columns is slower by a half.
             own_v = call.without_ones(jnp.zeros((*v.shape[:2], v.shape[3], v.shape[2]), lse.dtype), 2)
             carry = d_q, turned(zeros(k)), own_v, d_score, d_table
-            visited = blocks.query_blocks_of(g, j, offset, own_reach)
-            d_q, own_k, own_v, d_score, d_table = jax.lax.fori_loop(*visited, query_block, carry)
+            visited = (0, 1) if g.is_one_block else blocks.query_blocks_of(g, j, offset, own_reach)
+            d_q, own_k, own_v, d_score, d_table = blocks.in_turn(*visited, query_block, carry)
             own_v = call.with_ones(own_v.swapaxes(-2, -1), 2)[:, :, None]
             add_keys = functools.partial(add, start=j * g.key_block)
             d_k, d_v = jax.tree.map(add_keys, (d_k, d_v), (turned(own_k), own_v))
@@ -210,14 +211,14 @@ def _gradients(
         *of_tokens, d_score, d_table = carry
         own_table = jnp.zeros(view.table.shape, lse.dtype) if plan.learns_bias else None
         carry = (*of_tokens, zeros(call.score), own_table)
-        *of_tokens, own_score, own_table = jax.lax.fori_loop(0, g.key_blocks, key_block, carry)
+        *of_tokens, own_score, own_table = blocks.in_turn(0, g.key_blocks, key_block, carry)
         add_heads = functools.partial(add_slice, start=view.first, axis=1)
         return (*of_tokens, *jax.tree.map(add_heads, (d_score, d_table), (own_score, own_table)))
 
     d_table = jnp.zeros(table.shape, lse.dtype) if plan.learns_bias else None
     of_queries, of_keys = zeros(blocks.padded(call.q, tokens)), zeros(blocks.padded(call.k, keys))
     carry = of_queries, of_keys, *zeros(blocks.padded(call.v, keys)), zeros(call.score), d_table
-    d_q, d_k, d_v, d_score, d_table = jax.lax.fori_loop(0, reach[0].size, some_heads, carry)
+    d_q, d_k, d_v, d_score, d_table = blocks.in_turn(0, reach[0].size, some_heads, carry)
     d_q, d_k = ([leaf[:, :, :, :n] for leaf in leaves] for leaves, n in ((d_q, g.queries), (d_k, g.keys)))
     return d_q, d_k, d_v[:, :, :, : g.keys], d_score, d_table
 
@@ -225,6 +226,6 @@ def _gradients(
 _attention.defvjp(_forward, _backward)
 
 
-def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array, j: Array) -> Array:
+def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array | int, j: Array | int) -> Array:
     """Adds a block's diagonal sums to the gradient of the table of biases."""
     return add_slice(d_table, blocks.diagonal_sums(d_scores), blocks.table_start(g, i, j))

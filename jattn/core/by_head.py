@@ -65,7 +65,7 @@ def each(
         return function(size, (lo, hi))
     if size == 1:
         return function(1, reach)
-    if grid.query_blocks == grid.key_blocks == 1:
+    if grid.is_one_block:
         return function(size, _of_parts(reach, size))
     _, pays = visited(grid, reach, offset, size)
     return jax.lax.cond(pays, lambda: function(1, reach), lambda: function(size, _of_parts(reach, size)))

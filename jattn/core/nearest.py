@@ -130,15 +130,14 @@ def _top_by_passes(values: Float[Array, "*B S"], count: int) -> tuple[Float[Arra
 def _by_blocks(call: Call, count: int) -> Nearest:
     grid = by_example.whole_rows(call)
     view = blocks.View(grid, call, blocks.lag_table(call, grid), call.offset)
-    all_keys = jnp.zeros((), jnp.int32)  # index of the one block of keys
 
     def query_block(i: Array, rows: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, (k, _) = view.queries(i), view.keys(all_keys)
-        values = view.logits(view.scores(call.score, q, k, i, all_keys), q, k, i, all_keys)
+        q, (k, _) = view.queries(i), view.keys(0)  # in one block
+        values = view.logits(view.scores(call.score, q, k, i, 0), q, k, i, 0)
         found = jax.tree.map(call.with_ones, best(values, count))
         return blocks.written(rows, found, i * grid.query_block)
 
     shape = (*call.heads, grid.query_blocks * grid.query_block, count)
     rows = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
-    rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)
+    rows = blocks.in_turn(0, grid.query_blocks, query_block, rows)
     return Nearest(*(call.ungroup(row[:, :, :, : grid.queries]) for row in rows))

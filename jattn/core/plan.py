@@ -74,6 +74,8 @@ def add_slice(total: Array, new: Array, start: Array | int, axis: int = 3, first
 
     Where heads share `total`, its axis 1 has size 1, and `first` does not count.
     """
+    if new.shape == total.shape:
+        return total + new
     starts: list[Array | int] = [0] * total.ndim
     starts[1], starts[axis] = (first if total.shape[1] > 1 else 0), start
     starts = integers(starts)

@@ -109,8 +109,8 @@ def _by_blocks(call: Call) -> Statistics:
             )
 
         zero = call.without_ones(jnp.zeros((*call.heads, grid.query_block), precise))
-        start, stop = blocks.key_blocks_of(grid, i, call.offset, reach)
-        sums = jax.lax.fori_loop(start, stop, key_block, (zero,) * 10)
+        visited = (0, 1) if grid.is_one_block else blocks.key_blocks_of(grid, i, call.offset, reach)
+        sums = blocks.in_turn(*visited, key_block, (zero,) * 10)
         energy, pairs, *of_weights, attended, total, square = sums
         energy, total, square = (x / jnp.maximum(pairs, 1) for x in (energy, total, square))
         sparsity = jnp.where(pairs > 0, 1 - attended / visible, 0.0)
@@ -118,7 +118,7 @@ def _by_blocks(call: Call) -> Statistics:
         return blocks.written(rows, found, i * grid.query_block)
 
     rows = (jnp.zeros((*call.heads, tokens), precise),) * len(dataclasses.fields(Statistics))
-    rows = jax.lax.fori_loop(0, grid.query_blocks, query_block, rows)
+    rows = blocks.in_turn(0, grid.query_blocks, query_block, rows)
     return Statistics(*(call.ungroup(row[:, :, :, : grid.queries]) for row in rows))
 
 

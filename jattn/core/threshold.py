@@ -74,17 +74,16 @@ def _by_rows(call: Call, count: int, rows: int | None) -> Float[Array, "B H T"]:
         return call.ungroup(jnp.full((*call.heads, call.queries), -jnp.inf, dtype))
     whole = by_example.whole_rows(call, rows)
     view = blocks.View(whole, call, blocks.lag_table(call, whole), call.offset)
-    all_keys = jnp.zeros((), jnp.int32)
-    k, _ = view.keys(all_keys)
+    k, _ = view.keys(0)  # in one block
 
     def query_block(i: Array, found: Array) -> Array:
         q = view.queries(i)
-        logits = view.logits(view.scores(call.score, q, k, i, all_keys), q, k, i, all_keys)
+        logits = view.logits(view.scores(call.score, q, k, i, 0), q, k, i, 0)
         rows = call.with_ones(_between(logits, count).astype(dtype))
         return blocks.written(found, rows, i * whole.query_block)
 
     shape = (*call.heads, whole.query_blocks * whole.query_block)
-    found = jax.lax.fori_loop(0, whole.query_blocks, query_block, jnp.zeros(shape, dtype))
+    found = blocks.in_turn(0, whole.query_blocks, query_block, jnp.zeros(shape, dtype))
     return call.ungroup(found[:, :, :, : call.queries])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jattn.core import Causal, Dot, Dropout, Padding, Window, attend, explain, implementations_taken
 from jattn.errors import UserError
-from tests.core.cases import CASES, attended, cast, tokens
+from tests.core.cases import CASES, attended, cast, fade, network, tokens
 
 FAST = ["blockwise"]
 
@@ -105,6 +105,30 @@ def test_value_and_gradient(name, implementation):
     if name in IN_FLOAT32:
         with jax.default_matmul_precision("float32"):
             agree(both(cast(call, jnp.float32), implementation), expected, atol=2e-5, rtol=1e-4)
+
+
+SMALL = {"queries": 13, "keys": 17}
+OF_ONE_BLOCK = {
+    "dot": lambda: tokens(**SMALL),
+    "learned score and bias": lambda: {**network(**SMALL), "bias": fade() + Causal(), "offset": 4},
+    "nothing within reach": lambda: {**tokens(**SMALL), "bias": Window(left=3, right=0), "offset": 20},
+    "dropout": lambda: {**tokens(**SMALL), "dropout": Dropout(0.3, jnp.uint32(11))},
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_BLOCK)
+def test_a_call_of_one_block_takes_no_loop(name):
+    """Value and gradient are those of dense; a call of several blocks has loops."""
+
+    def loops(smooth, rest):
+        program = str(differentiated(rest, "blockwise").trace(smooth).jaxpr)
+        return program.count(" scan[") + program.count(" while[")
+
+    with jax.enable_x64(True):
+        call = OF_ONE_BLOCK[name]()
+        agree(both(call, "blockwise"), both(call, "dense"), atol=1e-10, rtol=1e-10)
+        assert loops(*divided(call)) == 0
+        assert loops(*divided(CASES["dot"]())) > 0
 
 
 def near_in_bfloat16(found, exact):

@@ -38,7 +38,7 @@ def smoke(task, *names):
     config.steps = 20
     config.optim = OptimConfig(name="adam", learning_rate=5e-3, schedule="constant")
     config.validation = ValidationConfig(every=20, batches=1)
-    config.checkpoint = CheckpointConfig(every=10)
+    config.checkpoint = CheckpointConfig(every=20)
     config.logging = LoggingConfig(every=5, tensorboard=False, attention_every=None)
     return config
 
@@ -58,10 +58,10 @@ def test_it_trains_evaluates_and_is_restored(task, part, tmp_path):
     assert math.isfinite(last["valid/loss"])
     words = [word.split("(")[0] for word in (tmp_path / "run" / "model.txt").read_text().split()]
     assert [word for word in words if word in MECHANISMS][: len(names)] == names
-    earlier = open_trained(tmp_path / "run", 10)
-    later = open_trained(tmp_path / "run", 20, experiment=earlier.experiment)
+    trained = open_trained(tmp_path / "run", "newest")
+    initial = trained.experiment.parallel.init_state()
     for layer, name in enumerate(names):
-        before, after = (jax.device_get(run.params[f"block_{layer}"]["attention"]) for run in (earlier, later))
+        before, after = (jax.device_get(run.params[f"block_{layer}"]["attention"]) for run in (initial, trained))
         changes = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, after)
         for path, change in jax.tree_util.tree_leaves_with_path(changes):
             leaf = f"{name}{jax.tree_util.keystr(path)}"

@@ -78,7 +78,7 @@ class Case:
     @functools.cached_property
     def empty_cache(self) -> Any:
         """The decode cache that `init` makes for a full-length input."""
-        return _init(self.module(decode=True), self.tokens())["cache"]
+        return _empty_cache(self.module(decode=True), self.tokens())
 
     def evaluate(
         self, x: ArrayLike, mask: ArrayLike | None = None, context: ArrayLike | None = None, **fields: Any
@@ -120,6 +120,11 @@ class Case:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(module: nn.Module, x: ArrayLike) -> Any:
     return module.init(jax.random.key(0), x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _empty_cache(module: nn.Module, x: ArrayLike) -> Any:
+    return module.init(jax.random.key(0), x)["cache"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -71,11 +71,11 @@ def compiles_once(case: Case) -> None:
         case.evaluate(case.tokens(seed=1))
     if not case.causal or "decode" in case.lacks:
         return
-    token = case.tokens(case.sizes.batch, 1)
-    _, cache = case.step(case.empty_cache, token, None)
+    token, real = case.tokens(case.sizes.batch, 1), np.ones((case.sizes.batch, 1), bool)
+    _, cache = case.step(case.empty_cache, token, real)
     with _compiles_nothing("a second decoding step"):
         for _ in range(2):
-            _, cache = case.step(cache, token, None)
+            _, cache = case.step(cache, token, real)
 
 
 def causality(case: Case) -> None:

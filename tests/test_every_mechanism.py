@@ -25,6 +25,14 @@ PARTS = 2
 pytestmark = pytest.mark.usefixtures("experiments_are_kept")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_not_written():
+    """Nobody reads them again, and those of whole models are large."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 60)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Curves take a quarter of a second a run."""

@@ -32,7 +32,7 @@ def _programs_are_compiled_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-PROGRAMS_AT_ONCE = 1_500
+PROGRAMS_AT_ONCE = 1_650
 """That a process keeps: each takes a megabyte, and memory maps of its own, of which Linux allows 65,530."""
 
 _compiled = []

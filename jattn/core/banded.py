@@ -19,6 +19,7 @@ from jattn.core.call import Call, pair_allowed, pair_kept, pair_scores
 from jattn.core.choice import Request
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
 from jattn.core.plan import Plan, add_slice, filled, is_smooth, smooth_leaves, smooth_vjp, zeros
+from jattn.core.toeplitz import diagonal_sums, toeplitz
 from jattn.types import Array, Float, Int, Tokens
 
 NARROW = 128
@@ -157,7 +158,7 @@ class View:
 
 def biases(g: Band, lags: Float[Array, "B K G L"]) -> Float[Array, "B K G t c"]:
     """What queries of a block add: in row i and column j, the bias of lag i - j + hi + width."""
-    return blocks.toeplitz(lags, g.block, g.columns)
+    return toeplitz(lags, g.block, g.columns)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -236,7 +237,7 @@ def _backward(plan: Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tu
     )
     d_lags = None if lags is None else jnp.zeros_like(lags)
     if plan.learns_bias:
-        d_lags = blocks.diagonal_sums(d_biases).astype(lags.dtype)
+        d_lags = diagonal_sums(d_biases).astype(lags.dtype)
     found, _ = plan.divide(jax.tree.leaves((gradients, d_lags)))
     return [forward_mode_only(leaf) for leaf in found], None
 

@@ -20,6 +20,7 @@ from jattn.core.call import Call
 from jattn.core.cutting import divisor, numbers_at_a_time
 from jattn.core.derivatives import forward_mode_only, reverse_mode_only
 from jattn.core.plan import Plan, add_slice, filled, is_smooth, smooth_leaves, smooth_vjp, turned, zeros
+from jattn.core.toeplitz import diagonal_sums
 from jattn.types import Array, Float
 
 
@@ -228,4 +229,4 @@ _attention.defvjp(_forward, _backward)
 
 def _add_to_table(d_table: Array, d_scores: Array, g: Grid, i: Array | int, j: Array | int) -> Array:
     """Adds a block's diagonal sums to the gradient of the table of biases."""
-    return add_slice(d_table, blocks.diagonal_sums(d_scores), blocks.table_start(g, i, j))
+    return add_slice(d_table, diagonal_sums(d_scores), blocks.table_start(g, i, j))

@@ -36,8 +36,9 @@ def random_variables(module: nn.Module, x, context=None, *, spread=0.3, seed=0):
     """Variables of the shapes that `init` would make, all of them random: normal, of this standard deviation."""
     rng = np.random.default_rng(seed)
     made = shapes(module, x) if context is None else shapes(module, x, context=context)
-    # Rounded by NumPy: JAX would compile that, for each shape.
-    return jax.tree.map(lambda leaf: jnp.asarray((spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype)), made)
+    # Rounded by NumPy, and put on the device: to round it or to make an array of it, JAX compiles a program a shape.
+    drawn = jax.tree.map(lambda leaf: (spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype), made)
+    return jax.device_put(drawn)
 
 
 def empty_cache(module: nn.Module, x):

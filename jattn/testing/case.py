@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -167,4 +166,4 @@ def _weights(
 def _moved(path: Sequence[Any], leaf: Array) -> Array:
     seed = zlib.crc32(jax.tree_util.keystr(tuple(path)).encode())
     noise = 0.1 * np.random.default_rng(seed).standard_normal(leaf.shape)
-    return jnp.asarray(np.asarray(leaf) + noise.astype(leaf.dtype))
+    return jax.device_put(np.asarray(leaf) + noise.astype(leaf.dtype))

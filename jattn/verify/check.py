@@ -112,9 +112,8 @@ def _computed(recorded: Recorded, module: Any) -> tuple[dict[str, Array], dict[s
     """The output, and gradients of <cotangent, output> with respect to released parameters and inputs."""
     known = original(recorded.mechanism, recorded.settings)
     loss = LOSSES.get(recorded.settings["cls"], lambda output, inputs: output)
-    inputs = {name: jnp.asarray(value) for name, value in recorded.group("in").items()}
+    inputs, params = jax.device_put((recorded.group("in"), recorded.group("param")))
     smooth = {name: value for name, value in inputs.items() if jnp.issubdtype(value.dtype, jnp.inexact)}
-    params = {name: jnp.asarray(value) for name, value in recorded.group("param").items()}
 
     def output(params: PyTree, smooth: PyTree) -> Array:
         variables = {"params": known.params(recorded.settings, params)}

@@ -63,7 +63,7 @@ BATCH, HEADS, KEY_HEADS, QUERIES, KEYS, HEAD_DIM, VALUE_DIM = 2, 6, 3, 149, 283,
 def tokens(seed=0, heads=HEADS, key_heads=KEY_HEADS, queries=QUERIES, keys=KEYS):
     rng = np.random.default_rng(seed)
     shapes = (heads, queries, HEAD_DIM), (key_heads, keys, HEAD_DIM), (key_heads, keys, VALUE_DIM)
-    q, k, v = (jnp.asarray(rng.normal(size=(BATCH, *shape))) for shape in shapes)
+    q, k, v = jax.device_put([rng.normal(size=(BATCH, *shape)) for shape in shapes])
     return {"q": q, "k": k, "v": v}
 
 
@@ -131,7 +131,7 @@ def cast(call, dtype):
     """The call with its floating-point leaves in this dtype."""
 
     def of_dtype(x):
-        return jnp.asarray(np.asarray(x).astype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+        return jax.device_put(np.asarray(x).astype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
 
     return jax.tree.map(of_dtype, call)
 

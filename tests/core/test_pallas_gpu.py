@@ -44,7 +44,7 @@ SMALL = Sizes(BlockSizes(16, 32), BlockSizes(32, 16), BlockSizes(16, 64))
 
 
 def random(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape))
 
 
 def neural(*units, queries=QUERIES, keys=KEYS):

@@ -185,12 +185,15 @@ def run_all(
     start, ended = time.perf_counter(), 0
     with StopRequest() as stop, contextlib.ExitStack() as stack:
         running: dict[int, tuple[Job, subprocess.Popen]] = {}
+        end, held = os.pipe()  # ends when this process does: it alone holds the side that could be written to
+        stack.callback(os.close, held)
+        stack.callback(os.close, end)
         stack.callback(_end, running)
         while (waiting and stop.signal is None) or running:
             for place in range(at_once):
                 if waiting and place not in running and stop.signal is None:
                     job = waiting.pop(0)
-                    running[place] = job, _begin(command(job), job, environments[place])
+                    running[place] = job, _begin(command(job), job, environments[place], end)
             time.sleep(_POLL_SECONDS)
             if stop.signal is not None:
                 _end(running)
@@ -213,7 +216,7 @@ def run_all(
     return [found[job.folder] for job in jobs]
 
 
-def _begin(command: list[str], job: Job, environment: Mapping[str, str]) -> subprocess.Popen:
+def _begin(command: list[str], job: Job, environment: Mapping[str, str], end: int) -> subprocess.Popen:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if _read(job.record).get("exit_code") != 0:  # else it is only evaluated again
         job.record.unlink(missing_ok=True)
@@ -222,7 +225,7 @@ def _begin(command: list[str], job: Job, environment: Mapping[str, str]) -> subp
         return subprocess.Popen(
             command,
             env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
+            stdin=end,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

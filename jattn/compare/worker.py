@@ -7,7 +7,11 @@ which had finished, and is only evaluated again, stays: what is to be known of a
 """
 
 import json
+import os
+import signal
+import stat
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +41,21 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
+def stop_without_parent() -> None:
+    """Has this process stop, as by SIGTERM, when the comparison that began it is gone, however that ended.
+
+    Nobody writes to its standard input, a pipe that ends with the comparison's process (`jattn.compare.runs`).
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):  # else it was begun by hand
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def _write(path: Path, code: int, config: str, seconds: float) -> None:
     # After training: both import jax.
     from jattn.bench import results
@@ -54,6 +73,7 @@ def _write(path: Path, code: int, config: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    stop_without_parent()
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_the_worker_does_what_train_and_eval_do(real):
 
 def test_a_run_that_is_evaluated_again_keeps_the_record_of_its_training(real):
     before = real.record.read_text()
-    runs._begin([sys.executable, "-c", ""], real, {}).wait()
+    runs._begin([sys.executable, "-c", ""], real, {}, subprocess.DEVNULL).wait()
     assert worker.main(runs.worker_command(real)[3:]) == 0
     assert real.record.read_text() == before
 

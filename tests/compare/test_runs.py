@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from jattn import config_json
 from jattn.compare import runs
 from jattn.compare.grid import cells, parse_axis
 from jattn.errors import UserError
+from tests import commands
 
 STUB = """
 import json, pathlib, sys
@@ -149,12 +151,57 @@ def test_a_stop_ends_all_processes_and_loses_nothing(make, number):
     assert len(said) == 4
 
 
+COMPARISON = """
+import json, pathlib, sys
+from jattn.compare import runs
+from jattn.compare.grid import cells, parse_axis
+
+grid = cells("configs/digits_vit.py:smoke", [parse_axis("arg=softmax,kvt")], [])
+jobs = runs.make_jobs(grid, range(1), pathlib.Path(sys.argv[1]), "test", "best")
+runs.run_all(jobs, 2, lambda job: [sys.executable, "-c", sys.argv[2], str(job.folder)], print, str)
+"""
+
+WORKER = """
+import pathlib, signal, sys, time
+from jattn.compare.worker import stop_without_parent
+
+def stop(number, frame):
+    (folder / "stopped").touch()
+    sys.exit()
+
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, stop)
+stop_without_parent()
+folder.mkdir()
+time.sleep(60)
+"""
+
+
+def test_a_comparison_that_is_killed_leaves_no_process_at_work(tmp_path):
+    """SIGKILL, or a machine short of memory, leaves it no time to end them."""
+    comparison = subprocess.Popen([sys.executable, "-c", COMPARISON, str(tmp_path), WORKER], cwd=commands.ROOT)
+    folders = [tmp_path / name / "seed0" for name in ("softmax", "kvt")]
+    until(lambda: all(folder.is_dir() for folder in folders))
+    assert not any((folder / "stopped").exists() for folder in folders)
+    comparison.kill()
+    comparison.wait()
+    until(lambda: all((folder / "stopped").exists() for folder in folders))
+
+
+def until(reached, seconds=50):
+    """Waits for what other processes do; an error where they do not."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.05)
+
+
 def test_processes_and_gpus(make, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     environments = []
     monkeypatch.setattr(
-        runs, "_begin", lambda command, job, environment: environments.append(dict(environment)) or Ended()
+        runs, "_begin", lambda command, job, environment, end: environments.append(dict(environment)) or Ended()
     )
     run(make(), at_once=2)
     assert sorted(environment["CUDA_VISIBLE_DEVICES"] for environment in environments[:2]) == ["4", "7"]

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from jattn.core.powers_of_two import crowding, filled, looked_up
+from jattn.core.evaluable import crowding, looked_up
+from jattn.core.powers_of_two import filled
 from jattn.core.tiles import HEAD, Parts, backward_tile
 
 

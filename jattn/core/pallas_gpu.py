@@ -26,8 +26,9 @@ from jattn.core.block_sizes import BlockSizes, Sizes, sizes_for
 from jattn.core.call import Call, group
 from jattn.core.choice import Request
 from jattn.core.derivatives import never_differentiated, reverse_mode_only
+from jattn.core.evaluable import LARGEST, looked_up, objection
 from jattn.core.operands import Layout, spec
-from jattn.core.powers_of_two import LARGEST, evaluate, evaluate_by_row, filled, looked_up, objection
+from jattn.core.powers_of_two import evaluate, evaluate_by_row, filled
 from jattn.core.tiles import HEAD, KEY, LOG2E, QUERY, Parts, Untraceable, backward_tile, forward_tile, parts_of
 from jattn.types import Array, Float
 

@@ -12,7 +12,7 @@ matrices, which take the narrower type of the two.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,31 +22,26 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from jattn.types import Array, Float, Int
 
-LARGEST = 256
-"""The longest axis besides those of tokens that is filled up."""
-
 # fmt: off
-_ELEMENTWISE = frozenset([
+ELEMENTWISE = frozenset([
     "abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "convert_element_type", "cos", "cosh", "div", "eq", "exp",
     "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max",
     "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
 ])
 # fmt: on
-_STRUCTURE = frozenset(["broadcast_in_dim", "dot_general", "iota", "reshape", "squeeze", "transpose"])
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "remat2": "jaxpr",
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-_REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
+REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
     "reduce_sum": (jnp.sum, lambda dtype: 0),
     "reduce_max": (jnp.max, lambda dtype: _extreme(dtype, "min")),
     "reduce_min": (jnp.min, lambda dtype: _extreme(dtype, "max")),
 }
-_CONSTANT = "score, bias or mask holds an array that is not a parameter of it"
 _SMALLEST_PRODUCT = 16  # sizes of matrices that tensor cores take
 
 
@@ -123,15 +118,15 @@ def _evaluate(jaxpr: Any, consts: Sequence, arguments: Sequence) -> list:
 
 def _apply(equation: Any, operands: list) -> list:
     name = equation.primitive.name
-    if name in _CALLS:
-        return _evaluate(*_called(equation), operands)
+    if name in CALLS:
+        return _evaluate(*called(equation), operands)
     (out,), shapes = (var.aval for var in equation.outvars), [atom.aval.shape for atom in equation.invars]
     if any(isinstance(x, _ByRow) for x in operands):
         found = _linear(name, operands, out)
         if found is not None:
             return [found]
         operands = [x.parts.sum() if isinstance(x, _ByRow) else x for x in operands]
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         operands = [_spread(_wide(x, atom.aval), out.shape) for x, atom in zip(operands, equation.invars, strict=True)]
         if not any(isinstance(x, jax.core.Tracer) or jnp.ndim(x) for x in operands):
             # Of constants alone: Triton's rules for one operand do not take them.
@@ -146,14 +141,14 @@ def _apply(equation: Any, operands: list) -> list:
         return [_iota(out, equation.params["dimension"])]
     if name == "transpose":
         return [_stripped(_whole(operands[0], shapes[0]).transpose(equation.params["permutation"]), out.shape)]
-    if name in _REDUCTIONS:
+    if name in REDUCTIONS:
         operand = _wide(operands[0], equation.invars[0].aval)
         if name == "reduce_sum" and operand.ndim == 2 and not physical(out.shape):
             return [_ByRow(_all_without_filling(operand, shapes[0], equation.params["axes"]).sum(1))]
         return [_reduce(name, operand, shapes[0], equation.params["axes"], out.shape)]
     if name == "dot_general":
         return [_product(*map(_whole, operands, shapes), *shapes, out, equation.params)]
-    rows, index = operands  # a gather: see _objection
+    rows, index = operands  # a gather: see jattn.core.evaluable
     return [rows.columns(index.reshape(-1))]
 
 
@@ -176,8 +171,9 @@ def _linear(name: str, operands: list, out: Any) -> _ByRow | None:
     return None
 
 
-def _called(equation: Any) -> tuple[Any, Sequence]:
-    jaxpr = equation.params[_CALLS[equation.primitive.name]]
+def called(equation: Any) -> tuple[Any, Sequence]:
+    """The function that an operation of `CALLS` calls, and its constants."""
+    jaxpr = equation.params[CALLS[equation.primitive.name]]
     return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
 
 
@@ -225,13 +221,14 @@ def _broadcast(x: Any, shape: Sequence[int], out: Sequence[int], dimensions: Seq
 
 def _reshape(x: Any, shape: Sequence[int], out: Sequence[int]) -> Array:
     target = physical(out)
-    if _longer(shape) != _longer(out):
+    if longer(shape) != longer(out):
         return x.reshape(target)
     x = _squeezed(x, [axis for axis, size in enumerate(jnp.shape(x)) if size == 1])
     return jax.lax.broadcast_in_dim(x, target, [axis for axis, size in enumerate(target) if size != 1])
 
 
-def _longer(shape: Sequence[int]) -> list[int]:
+def longer(shape: Sequence[int]) -> list[int]:
+    """Without the axes of size 1."""
     return [size for size in shape if size != 1]
 
 
@@ -244,7 +241,7 @@ def _iota(out: Any, dimension: int) -> Array:
 
 
 def _reduce(name: str, x: Array, shape: Sequence[int], axes: Sequence[int], out: Sequence[int]) -> Array:
-    reduction, neutral = _REDUCTIONS[name]
+    reduction, neutral = REDUCTIONS[name]
     left_away = len(shape) - x.ndim
     for axis in axes:
         x = _without_filling(x, shape, axis, neutral(x.dtype))
@@ -307,98 +304,3 @@ def _extreme(dtype: Any, end: str) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return -math.inf if end == "min" else math.inf
     return getattr(jnp.iinfo(dtype), end)
-
-
-def looked_up(traced: ClosedJaxpr) -> frozenset[int]:
-    """Which arguments the function only looks columns up in, by position."""
-    return frozenset(
-        position for position, uses in enumerate(_uses(traced.jaxpr, traced.jaxpr.invars)) if uses == {"gather"}
-    )
-
-
-def _uses(jaxpr: Any, variables: Sequence) -> list[set[str]]:
-    uses = {variable: set() for variable in variables}
-    for equation in jaxpr.eqns:
-        inner = [None] * len(equation.invars)
-        if equation.primitive.name in _CALLS:
-            called, _ = _called(equation)
-            inner = _uses(called, called.invars)
-        for place, atom in enumerate(equation.invars):
-            if not isinstance(atom, Literal) and atom in uses:
-                name = equation.primitive.name
-                name = name if name != "gather" or _is_lookup(equation, place) else "other gather"
-                uses[atom] |= {name} if inner[place] is None else inner[place]
-    for atom in jaxpr.outvars:
-        if not isinstance(atom, Literal) and atom in uses:
-            uses[atom].add("result")
-    return [uses[variable] for variable in variables]
-
-
-def _is_lookup(equation: Any, place: int = 0) -> bool:
-    """Whether a gather is `jnp.take(x, index, axis=1, mode="clip")`."""
-    numbers, operand = equation.params["dimension_numbers"], equation.invars[0].aval
-    return (
-        place == 0
-        and operand.ndim == 2
-        and numbers.offset_dims == (0,)
-        and numbers.collapsed_slice_dims == numbers.start_index_map == (1,)
-        and equation.params["slice_sizes"] == (operand.shape[0], 1)
-        and equation.params["mode"] == jax.lax.GatherScatterMode.CLIP
-    )
-
-
-def objection(traced: ClosedJaxpr) -> str | None:
-    """Why a function cannot be evaluated so, or None."""
-    if any(jnp.ndim(const) for const in traced.consts):
-        return _CONSTANT
-    rows = {traced.jaxpr.invars[position] for position in looked_up(traced)}
-    for variable in traced.jaxpr.invars:
-        too_long = max(variable.aval.shape, default=0) > LARGEST
-        if too_long and variable not in rows:
-            return (
-                f"it takes up to {LARGEST} features of a token or parameters in a row, not {max(variable.aval.shape)}"
-            )
-    return _objection(traced.jaxpr, rows)
-
-
-def _objection(jaxpr: Any, rows: set) -> str | None:
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name in _CALLS:
-            called, consts = _called(equation)
-            if any(jnp.ndim(const) for const in consts):
-                return _CONSTANT
-            pairs = zip(called.invars, equation.invars, strict=True)
-            reason = _objection(called, {inner for inner, outer in pairs if _among(outer, rows)})
-            if reason:
-                return reason
-            continue
-        if name == "gather" and _among(equation.invars[0], rows):
-            continue
-        known = name in _ELEMENTWISE or name in _REDUCTIONS or name in _STRUCTURE
-        if not known:
-            return f"score, bias or mask uses {name}, which its kernels have not"
-        if any(var.aval.dtype in (np.dtype("float64"), np.dtype("complex64")) for var in equation.outvars):
-            return "score, bias or mask computes in float64 or in complex numbers"
-        if name == "reshape":
-            shapes = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            exact = all(size == filled(size) for shape in shapes for size in shape)
-            if _longer(shapes[0]) != _longer(shapes[1]) and not exact:
-                return f"score, bias or mask reshapes {shapes[0]} to {shapes[1]}"
-    return None
-
-
-def _among(atom: Any, variables: set) -> bool:
-    return not isinstance(atom, Literal) and atom in variables
-
-
-def crowding(traced: ClosedJaxpr, tile: int) -> int:
-    """How many times as large as a tile of so many pairs the largest array is that the function makes."""
-    return max([1, *(math.prod(physical(shape)) // tile for shape in _made(traced.jaxpr))])
-
-
-def _made(jaxpr: Any) -> Iterator[tuple[int, ...]]:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _CALLS:
-            yield from _made(_called(equation)[0])
-        yield from (var.aval.shape for var in equation.outvars if len(var.aval.shape) > 2)

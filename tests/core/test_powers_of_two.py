@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.core.powers_of_two import Rows, crowding, evaluate, evaluate_by_row, filled, looked_up, objection, physical
+from jattn.core.evaluable import looked_up, objection
+from jattn.core.powers_of_two import Rows, evaluate, evaluate_by_row, filled, physical
 
 A, B, C = (16, 7), (32, 7), (1, 3)
 
@@ -137,33 +138,3 @@ def test_columns_are_read_where_they_are_looked_up():
     assert objection(traced) is None
     (found,) = evaluate(traced, Rows(table, jnp.arange(2, 6)), jnp.arange(4, 12))
     np.testing.assert_array_equal(found, 2 * table[jnp.asarray([2, 3, 4, 4])][:, jnp.asarray([*range(5, 11), 10, 10])])
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda a: jnp.sort(a, 1), "uses sort"),
-        (lambda a: a[:, :3], "uses slice"),
-        (lambda a: jnp.concatenate([a, a]), "uses concatenate"),
-        (lambda a: jnp.take(a, jnp.arange(3), axis=0), "uses gather"),
-        (lambda a: jnp.take(a * 2, jnp.arange(3), axis=1, mode="clip"), "uses gather"),
-        (lambda a: a + jnp.take(a, jnp.arange(7), axis=1, mode="clip"), "uses gather"),
-        (lambda a: a + np.ones((16, 7), np.float32), "holds an array"),
-        (lambda a: jax.nn.relu(a + np.ones((16, 7), np.float32)), "holds an array"),
-        (lambda a: a.reshape(7, 16), "reshapes"),
-        (lambda a: jax.lax.fori_loop(0, 3, lambda i, a: a * 2, a), "uses scan"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_found_beforehand(function, reason):
-    assert reason in objection(jax.make_jaxpr(function)(arguments()[0]))
-
-
-def test_long_axes_are_refused_unless_looked_up():
-    assert "not 257" in objection(jax.make_jaxpr(lambda a: a.sum())(jnp.zeros((16, 257))))
-    assert objection(jax.make_jaxpr(lambda a: a.sum())(jnp.zeros((16, 256)))) is None
-
-
-def test_crowding_counts_what_three_axes_hold():
-    a, b, _ = arguments()
-    assert crowding(jax.make_jaxpr(lambda a, b: (a[:, None] * b[None]).sum(-1))(a, b), 16 * 32) == 8
-    assert crowding(jax.make_jaxpr(lambda a, b: a @ b.T)(a, b), 16 * 32) == 1

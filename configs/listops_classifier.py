@@ -5,7 +5,7 @@ python eval.py --workdir=runs/listops_classifier
 
 With another mechanism: --config=configs/listops_classifier.py:neural (any key of jattn.attention.MECHANISMS).
 
-About six minutes on two CPU cores. Test accuracy 57.7 % (ten classes; 2,000 expressions), still rising.
+Three to six minutes on two CPU cores. Test accuracy 57.7 % (ten classes; 2,000 expressions), still rising.
 """
 
 from jattn.attention import MECHANISMS

@@ -5,7 +5,7 @@ python eval.py --workdir=runs/python_docs_lm
 
 With another mechanism: --config=configs/python_docs_lm.py:neural (any key of jattn.attention.MECHANISMS).
 
-About seven minutes on two CPU cores. Test bits per byte 1.65; with --config.steps=300, two minutes, 1.86.
+Three to seven minutes on two CPU cores. Test bits per byte 1.63; with --config.steps=300, one to two minutes, 1.86.
 (`xz -9e` needs 2.42 for the same bytes, 1.78 when it has seen the training text.)
 """
 

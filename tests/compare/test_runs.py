@@ -152,7 +152,7 @@ def test_a_stop_ends_all_processes_and_loses_nothing(make, number):
 
 
 COMPARISON = """
-import json, pathlib, sys
+import pathlib, sys
 from jattn.compare import runs
 from jattn.compare.grid import cells, parse_axis
 
@@ -186,6 +186,13 @@ def test_a_comparison_that_is_killed_leaves_no_process_at_work(tmp_path):
     comparison.kill()
     comparison.wait()
     until(lambda: all((folder / "stopped").exists() for folder in folders))
+
+
+def test_a_worker_watches_its_standard_input(make):
+    command = runs.worker_command(make()[0])
+    worker = subprocess.Popen(command, cwd=commands.ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    worker.stdin.close()
+    assert worker.wait() == -signal.SIGTERM  # before it had trained
 
 
 def until(reached, seconds=50):

@@ -30,6 +30,8 @@ def test_what_cannot_be_evaluated_is_found_beforehand(function, reason):
 def test_long_axes_are_refused_unless_looked_up():
     assert "not 257" in objection(jax.make_jaxpr(lambda a: a.sum())(jnp.zeros((16, 257))))
     assert objection(jax.make_jaxpr(lambda a: a.sum())(jnp.zeros((16, 256)))) is None
+    looked_up = jax.make_jaxpr(lambda a, index: jnp.take(a, index, axis=1, mode="clip"))
+    assert objection(looked_up(jnp.zeros((16, 257)), jnp.zeros(8, jnp.int32))) is None
 
 
 def test_crowding_counts_what_three_axes_hold():
